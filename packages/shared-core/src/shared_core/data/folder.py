@@ -1,0 +1,93 @@
+"""A folder of images, one sub-folder per class, with a policy for files that cannot be decoded."""
+
+import os
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from shared_core.data.images import BadImageError, list_images, printable, read_image
+
+
+class FolderImages(Dataset):
+    """`folder/CLASS/**/*.jpg` and so on; classes in the order of their names; an item is `(uint8 CHW, int)`.
+
+    `on_bad="raise"` raises BadImageError with the path.  `on_bad="skip"` gives, in place of a file that cannot
+    be decoded, the next file of the same class that can: a pure function of the files, so all ranks and
+    workers see the same.  The files met so far are in `bad_files`, also those met by loader workers; once they
+    are more than `max_bad_share` of all files, it is an error.
+
+    Raises FileNotFoundError without the folder, ValueError without classes or images.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        on_bad: str = "raise",
+        mode: str = "RGB",
+        max_bad_share: float = 0.05,
+        class_names: list[str] | None = None,
+    ) -> None:
+        if on_bad not in ("raise", "skip"):
+            raise ValueError(f"on_bad is {on_bad!r}; it must be 'raise' or 'skip'")
+        self.folder, self.on_bad, self.mode, self.max_bad_share = folder, on_bad, mode, max_bad_share
+        found = class_folders(folder)
+        self.class_names = found if class_names is None else class_names
+        unknown = sorted(set(found) - set(self.class_names))
+        if unknown:
+            raise ValueError(f"{printable(folder)} has classes that the training set lacks: {', '.join(unknown)}")
+        self.files: list[str] = []
+        labels: list[int] = []
+        self._class_start: list[int] = []
+        for label, name in enumerate(self.class_names):
+            files = list_images(os.path.join(folder, name)) if name in found else []
+            self._class_start.append(len(self.files))
+            self.files += files
+            labels += [label] * len(files)
+        if not self.files:
+            raise ValueError(f"no image lies below the class folders of {printable(folder)}")
+        self.labels = torch.tensor(labels, dtype=torch.int64)
+        # Shared memory, so that what a loader's worker meets is counted for all of them.
+        self._bad = torch.zeros(len(self.files), dtype=torch.uint8).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        label = int(self.labels[index])
+        if self.on_bad == "raise":
+            return read_image(self.files[index], self.mode), label
+        start = self._class_start[label]
+        count = self._class_start[label + 1] - start if label + 1 < len(self._class_start) else len(self) - start
+        for step in range(count):
+            candidate = start + (index - start + step) % count
+            try:
+                return read_image(self.files[candidate], self.mode), label
+            except BadImageError:
+                self._bad[candidate] = 1
+                self._check_share()
+        raise BadImageError(f"no image of class {self.class_names[label]!r} can be read")
+
+    @property
+    def bad_files(self) -> list[str]:
+        """The files that could not be decoded so far, in the order of the data set."""
+        return [self.files[i] for i in torch.nonzero(self._bad).flatten().tolist()]
+
+    def _check_share(self) -> None:
+        bad = self.bad_files
+        if len(bad) > self.max_bad_share * len(self):
+            shown = ", ".join(printable(path) for path in bad[:5])
+            raise BadImageError(
+                f"{len(bad)} of {len(self)} images cannot be read, more than the share of {self.max_bad_share} "
+                f"that may be skipped: {shown}{', ...' if len(bad) > 5 else ''}"
+            )
+
+
+def class_folders(folder: str | os.PathLike[str]) -> list[str]:
+    """The names of the sub-folders, sorted; raises if there is no folder or none in it."""
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"there is no folder {printable(folder)}")
+    names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+    if not names:
+        raise ValueError(f"{printable(folder)} has no sub-folder: images must lie in one folder per class")
+    return sorted(names, key=os.fsencode)

@@ -1,0 +1,69 @@
+"""Labels of a data set: found without decoding images where possible, and checked."""
+
+import warnings
+from collections.abc import Sized
+from typing import Any, cast
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset, Subset
+
+
+def labels_of(dataset: Dataset) -> Int64[Tensor, " n"]:
+    """The label of every item: from `.labels` or `.targets`, through Subset and ConcatDataset, else one pass.
+
+    Raises ValueError if the labels are not integers from 0 on.
+    """
+    if isinstance(dataset, Subset):
+        return labels_of(dataset.dataset)[torch.as_tensor(list(dataset.indices), dtype=torch.int64)]
+    if isinstance(dataset, ConcatDataset):
+        return torch.cat([labels_of(part) for part in dataset.datasets])
+    for name in ("labels", "targets"):
+        found = getattr(dataset, name, None)
+        if found is not None and not callable(found):
+            return as_labels(found)
+    items = cast(Any, dataset)
+    return as_labels([items[i][1] for i in range(len(cast(Sized, dataset)))])
+
+
+def as_labels(values: Any) -> Int64[Tensor, " n"]:
+    """Any sequence of whole numbers as int64.  Raises ValueError for fractions, text, or a wrong shape."""
+    try:
+        # Copied: an array that is not writable (a memory map, a broadcast) is not a tensor's memory.
+        labels = torch.tensor(values) if isinstance(values, list | tuple) else torch.as_tensor(values).clone()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"labels must be whole numbers from 0 on, found {_excerpt(values)}") from error
+    if labels.dim() != 1:
+        raise ValueError(f"labels must be one number per image, found shape {tuple(labels.shape)}")
+    if labels.numel() and labels.dtype.is_floating_point and not torch.equal(labels, labels.round()):
+        raise ValueError(f"labels must be whole numbers from 0 on, found {_excerpt(labels.tolist())}")
+    labels = labels.to(torch.int64)
+    if labels.numel() and int(labels.min()) < 0:
+        raise ValueError(f"labels must be whole numbers from 0 on, found {int(labels.min())}")
+    return labels
+
+
+def check_labels(labels: Int64[Tensor, " n"], num_classes: int) -> list[int]:
+    """The classes without a single image, in order; warns if there are any.
+
+    Raises ValueError if a label is outside 0 .. num_classes - 1 or there is no label at all.
+    """
+    if labels.numel() == 0:
+        raise ValueError("there are no labels: the data set is empty")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"labels run from {low} to {high}, but {num_classes} classes allow 0 to {num_classes - 1}: "
+            "set the number of classes, or renumber the labels"
+        )
+    empty = torch.nonzero(torch.bincount(labels, minlength=num_classes) == 0).flatten().tolist()
+    if empty:
+        shown = ", ".join(map(str, empty[:10])) + (", ..." if len(empty) > 10 else "")
+        warnings.warn(f"{len(empty)} of {num_classes} classes have no image: {shown}", stacklevel=2)
+    return empty
+
+
+def _excerpt(values: Any) -> str:
+    shown = repr(list(values[:5]) if hasattr(values, "__getitem__") else values)
+    return shown if len(shown) < 120 else shown[:120] + "..."
