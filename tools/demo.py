@@ -1,0 +1,92 @@
+"""Run the demo of each method, or of the one that is named, and link the reports from one page.
+
+    python tools/demo.py [corsd]
+
+A method's demo is one call of its own command, which leaves report.html and result.json in the folder it is
+given.  What stood in runs/demo/METHOD before is replaced.
+"""
+
+import html
+import json
+import shutil
+import subprocess
+import sys
+import time
+from importlib.metadata import entry_points
+from pathlib import Path
+
+FOLDER = Path("runs/demo")
+DEMOS = {  # distribution folder: arguments of the method's command, up to --out
+    "corsd": ["corsd", "train", "--preset", "digits"],
+    "fsd": ["fsd"],
+    "calib": ["calib"],
+}
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Demos</title>
+<style>
+:root {{ color-scheme: light dark }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 44rem; margin: 3rem auto; padding: 0 1rem }}
+table {{ border-collapse: collapse }} td {{ padding: .1rem 1.5rem .1rem 0 }}
+</style>
+<h1>Demos</h1>
+{body}
+</html>
+"""
+
+
+def has_command(method: str) -> bool:
+    """Whether the installed package brings a command of this name: only then is there something to show."""
+    return bool(entry_points(group="console_scripts", name=method))
+
+
+def run(method: str) -> int:
+    """Train the method's embedded preset into runs/demo/METHOD; the command's exit code."""
+    out = FOLDER / method
+    shutil.rmtree(out, ignore_errors=True)
+    begin = time.perf_counter()
+    code = subprocess.run([Path(sys.executable).parent / method, *DEMOS[method][1:], "--out", out]).returncode
+    missing = [name for name in ("report.html", "result.json") if not (out / name).is_file()]
+    if code:
+        print(f"{method}: the demo failed with exit code {code}", file=sys.stderr)
+    elif missing:
+        print(f"{method}: the demo left no {' and no '.join(missing)} in {out}", file=sys.stderr)
+        code = 1
+    else:
+        print(f"{method}: {time.perf_counter() - begin:.0f} s, open {out / 'report.html'}")
+    return code
+
+
+def show(value: str | int | float) -> str:
+    """Four significant digits are enough on an overview."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def index(folder: Path) -> str:
+    """The page that links every report in the folder and quotes the plain values of its result."""
+    sections = []
+    for report in sorted(folder.glob("*/report.html")):
+        method = report.parent.name
+        result = json.loads((report.parent / "result.json").read_text(encoding="utf-8"))
+        plain = {key: value for key, value in result.items() if isinstance(value, str | int | float)}
+        rows = "".join(f"<tr><td>{html.escape(key)}<td>{html.escape(show(plain[key]))}" for key in plain)
+        sections.append(f'<h2><a href="{method}/report.html">{method}</a></h2><table>{rows}</table>')
+    return PAGE.format(body="\n".join(sections) or "<p>No report yet.</p>")
+
+
+def main(names: list[str]) -> int:
+    """Run the named demos (all without a name) and write the page; 1 if one failed."""
+    failed = False
+    for method in [name for name in DEMOS if not names or name in names]:
+        if has_command(method):
+            failed |= run(method) != 0
+        else:
+            print(f"{method}: nothing to show yet, the package holds no method so far")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / "index.html").write_text(index(FOLDER), encoding="utf-8")
+    print(f"All reports: {FOLDER / 'index.html'}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

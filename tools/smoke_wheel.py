@@ -1,0 +1,71 @@
+"""Use an installed wheel as a stranger would; run by tools/wheels.py with the empty environment's python -I.
+
+    python -I tools/smoke_wheel.py corsd
+
+Needs nothing but the wheel: no test runner, no file of the checkout.
+"""
+
+import importlib.util
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+METHODS = ("corsd", "fsd", "calib")
+
+
+def check_installed(module: str) -> None:
+    """The package comes from site-packages, is typed and has a version; the other methods are absent."""
+    package = importlib.import_module(module)
+    folder = Path(str(package.__file__)).parent
+    if folder.parent.name != "site-packages":
+        raise SystemExit(f"{module} was imported from {folder}, not from site-packages")
+    if not (folder / "py.typed").is_file():
+        raise SystemExit(f"{module} is installed without py.typed")
+    if not package.__version__:
+        raise SystemExit(f"{module} has no version")
+    for other in set(METHODS) - {module}:
+        if importlib.util.find_spec(other):
+            raise SystemExit(f"{module} brought {other} along")
+
+
+def check_command(name: str) -> None:
+    """`NAME --help` works, where the package declares a command."""
+    if entry_points(group="console_scripts", name=name):
+        command = Path(sys.executable).parent / name
+        done = subprocess.run([command, "--help"], text=True, capture_output=True)
+        if done.returncode or "usage" not in done.stdout.lower():
+            raise SystemExit(f"{name} --help: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+
+
+def train_corsd() -> None:
+    """One training step of a user's own loop changes the user's own net."""
+    import corsd
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    net = nn.Sequential()
+    for name, (before, after) in {"first": (3, 8), "second": (8, 16)}.items():
+        block = nn.Sequential(nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.ReLU())
+        net.add_module(name, block)
+    net.add_module("head", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)))
+    images, labels = torch.rand(12, 3, 16, 16), torch.arange(12) % 4
+
+    distiller = corsd.Distiller(net, stages=["first", "second"], num_classes=4)
+    optimizer = torch.optim.SGD(distiller.parameters(), lr=0.1)
+    before = net.get_parameter("first.0.weight").detach().clone()
+    out = distiller(images, labels)
+    out.loss.backward()
+    optimizer.step()
+    if not torch.isfinite(out.loss) or torch.equal(before, net.get_parameter("first.0.weight")):
+        raise SystemExit(f"a training step with loss {out.loss.item()} left the net as it was")
+
+
+if __name__ == "__main__":
+    name = sys.argv[1]
+    check_installed(name)
+    check_command(name)
+    if name == "corsd":
+        train_corsd()
+    print(f"{name}: fine")
