@@ -27,7 +27,9 @@ class ArrayImages(Dataset):
         if images.dtype != torch.uint8:
             raise TypeError(f"images are {images.dtype}; they must be torch.uint8, 0 to 255")
         if images.dim() != 4:
-            raise ValueError(f"images have shape {tuple(images.shape)}; it must be (n, channel, height, width)")
+            raise ValueError(
+                f"images have shape {tuple(images.shape)}; it must be (n, channel, height, width)"
+            )
         labels = as_labels(labels)
         if len(labels) != len(images):
             raise ValueError(f"{len(images)} images but {len(labels)} labels")
@@ -57,7 +59,9 @@ def from_numpy(images: np.ndarray, labels: Any, class_names: Sequence[str] | Non
     if images.ndim == 3:
         images = images[:, None]
     elif images.ndim != 4:
-        raise ValueError(f"images have shape {images.shape}; it must be (n, h, w), (n, c, h, w) or (n, h, w, c)")
+        raise ValueError(
+            f"images have shape {images.shape}; it must be (n, h, w), (n, c, h, w) or (n, h, w, c)"
+        )
     elif images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
         images = images.transpose(0, 3, 1, 2)
     elif images.shape[1] not in (1, 3):

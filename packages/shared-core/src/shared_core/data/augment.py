@@ -1,7 +1,7 @@
 """Augmentation of whole batches, driven by uniform numbers that the caller gives: no global randomness.
 
-    >>> uniforms = keyed_uniform(seed, keys, 3)
-    >>> images = normalize(to_float(crop_flip(images, torch.from_numpy(uniforms))), mean, std)
+>>> uniforms = keyed_uniform(seed, keys, 3)
+>>> images = normalize(to_float(crop_flip(images, torch.from_numpy(uniforms))), mean, std)
 """
 
 from collections.abc import Sequence

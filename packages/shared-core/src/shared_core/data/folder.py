@@ -12,10 +12,10 @@ from shared_core.data.images import BadImageError, list_images, printable, read_
 class FolderImages(Dataset):
     """`folder/CLASS/**/*.jpg` and so on; classes in the order of their names; an item is `(uint8 CHW, int)`.
 
-    `on_bad="raise"` raises BadImageError with the path.  `on_bad="skip"` gives, in place of a file that cannot
-    be decoded, the next file of the same class that can: a pure function of the files, so all ranks and
-    workers see the same.  The files met so far are in `bad_files`, also those met by loader workers; once they
-    are more than `max_bad_share` of all files, it is an error.
+    `on_bad="raise"` raises BadImageError with the path.  `on_bad="skip"` gives, in place of a file that
+    cannot be decoded, the next file of the same class that can: a pure function of the files, so all ranks
+    and workers see the same.  The files met so far are in `bad_files`, also those met by loader workers; once
+    they are more than `max_bad_share` of all files, it is an error.
 
     Raises FileNotFoundError without the folder, ValueError without classes or images.
     """
@@ -35,7 +35,9 @@ class FolderImages(Dataset):
         self.class_names = found if class_names is None else class_names
         unknown = sorted(set(found) - set(self.class_names))
         if unknown:
-            raise ValueError(f"{printable(folder)} has classes that the training set lacks: {', '.join(unknown)}")
+            raise ValueError(
+                f"{printable(folder)} has classes that the training set lacks: {', '.join(unknown)}"
+            )
         self.files: list[str] = []
         labels: list[int] = []
         self._class_start: list[int] = []
@@ -58,7 +60,9 @@ class FolderImages(Dataset):
         if self.on_bad == "raise":
             return read_image(self.files[index], self.mode), label
         start = self._class_start[label]
-        count = self._class_start[label + 1] - start if label + 1 < len(self._class_start) else len(self) - start
+        count = (
+            self._class_start[label + 1] - start if label + 1 < len(self._class_start) else len(self) - start
+        )
         for step in range(count):
             candidate = start + (index - start + step) % count
             try:
@@ -78,8 +82,8 @@ class FolderImages(Dataset):
         if len(bad) > self.max_bad_share * len(self):
             shown = ", ".join(printable(path) for path in bad[:5])
             raise BadImageError(
-                f"{len(bad)} of {len(self)} images cannot be read, more than the share of {self.max_bad_share} "
-                f"that may be skipped: {shown}{', ...' if len(bad) > 5 else ''}"
+                f"{len(bad)} of {len(self)} images cannot be read, more than the share of "
+                f"{self.max_bad_share} that may be skipped: {shown}{', ...' if len(bad) > 5 else ''}"
             )
 
 

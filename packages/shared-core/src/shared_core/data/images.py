@@ -55,7 +55,7 @@ def read_image(path: str | os.PathLike[str], mode: str = "RGB") -> UInt8[Tensor,
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[str]:
-    """All files below `folder` with the suffix of an image, sorted by their bytes: the same on any machine."""
+    """All files below `folder` with the suffix of an image, sorted by their bytes: the same everywhere."""
     found = [os.path.join(at, name) for at, _, names in os.walk(folder, followlinks=True) for name in names]
     return sorted((p for p in found if p.lower().endswith(SUFFIXES) and os.path.isfile(p)), key=os.fsencode)
 

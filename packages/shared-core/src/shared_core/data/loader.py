@@ -1,8 +1,8 @@
 """Loaders whose batches depend on the sampler's keys alone, not on workers, order or the global generator.
 
-    >>> data = KeyedDataset(train, seed=0, batch_transform=lambda images, u: to_float(crop_flip(images, u)))
-    >>> loader = make_loader(data, Batches(shuffled_plan(len(train), 128, seed=0)), workers=2)
-    >>> for images, labels in loader: ...
+>>> data = KeyedDataset(train, seed=0, batch_transform=lambda images, u: to_float(crop_flip(images, u)))
+>>> loader = make_loader(data, Batches(shuffled_plan(len(train), 128, seed=0)), workers=2)
+>>> for images, labels in loader: ...
 """
 
 import random

@@ -13,8 +13,9 @@ from shared_core.data.images import printable
 def open_npz(spec: str, split: str) -> ArrayImages:
     """`PATH` reads `x_train y_train` (or `_test`), `PATH#day` reads `x_day_train y_day_train`.
 
-    Images are uint8 of shape (n, h, w), (n, c, h, w) or (n, h, w, c).  Raises FileNotFoundError, or ValueError
-    if a key is missing, the file is broken, holds pickled objects, or declares more than the memory holds.
+    Images are uint8 of shape (n, h, w), (n, c, h, w) or (n, h, w, c).  Raises FileNotFoundError, or
+    ValueError if a key is missing, the file is broken, holds pickled objects, or declares more than the
+    memory holds.
     """
     path, _, prefix = spec.partition("#")
     if not Path(path).is_file():
@@ -46,7 +47,11 @@ def _headers(path: str) -> dict[str, tuple[tuple[int, ...], np.dtype, int]]:
                 continue
             with archive.open(entry) as stream:
                 version = np.lib.format.read_magic(stream)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                read = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
                 shape, _, dtype = read(stream)
             headers[entry.filename.removesuffix(".npy")] = (shape, dtype, entry.file_size)
     return headers

@@ -83,7 +83,7 @@ def _digits(split: str) -> ArrayImages:
 
 
 def _stratified(labels: torch.Tensor, size: int) -> torch.Tensor:
-    """Indices of `size` items with the class shares of the whole, ordered by hash and so the same for ever."""
+    """Indices of `size` items with the class shares of the whole, ordered by hash: the same for ever."""
     order = keyed_uniform(0, [Key(0, i, 0) for i in range(len(labels))], 1)[:, 0].argsort(kind="stable")
     counts = torch.bincount(labels)
     exact = counts * size / len(labels)
@@ -96,7 +96,9 @@ def _stratified(labels: torch.Tensor, size: int) -> torch.Tensor:
 
 def _torchvision(name: str, split: str, root: str | os.PathLike[str] | None, download: bool) -> ArrayImages:
     if root is None:
-        raise ValueError(f"{name} needs a folder: give root=FOLDER (with download=True to fetch it into there)")
+        raise ValueError(
+            f"{name} needs a folder: give root=FOLDER (with download=True to fetch it into there)"
+        )
     from torchvision import datasets
 
     train = split == "train"

@@ -27,7 +27,9 @@ def kl_divergence(
     """
     _same_shape("teacher_logits", teacher_logits, "student_logits", student_logits)
     if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; it must be above 0 (1 leaves the logits as they are)")
+        raise ValueError(
+            f"temperature is {temperature}; it must be above 0 (1 leaves the logits as they are)"
+        )
     with _full_precision(student_logits):
         student = (_widen(student_logits) / temperature).log_softmax(dim=-1)
         teacher = (_widen(teacher_logits) / temperature).log_softmax(dim=-1)

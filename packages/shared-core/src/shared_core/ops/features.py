@@ -74,7 +74,9 @@ def _recorder(store: dict[str, Tensor], name: str):
 
 def _named_modules(net: nn.Module, names: list[str]) -> list[nn.Module]:
     if hasattr(net, "_orig_mod"):
-        raise ValueError("net is the wrapper made by torch.compile(net): use net.compile() and give net itself")
+        raise ValueError(
+            "net is the wrapper made by torch.compile(net): use net.compile() and give net itself"
+        )
     if not names:
         raise ValueError("names is empty: give at least one submodule to capture")
     if len(set(names)) < len(names):

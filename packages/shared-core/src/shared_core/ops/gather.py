@@ -23,7 +23,7 @@ def communication_device() -> torch.device:
     return torch.device("cpu")
 
 
-def all_gather(x: Shaped[Tensor, "local *rest"], check_shapes: bool = True) -> Shaped[Tensor, "all *rest"]:
+def all_gather(x: Shaped[Tensor, "local ..."], check_shapes: bool = True) -> Shaped[Tensor, "total ..."]:
     """Concatenates `x` of all ranks along dimension 0, in the order of ranks.
 
     The gradient of each rank's slice is the sum of what all ranks send back to it, so a loss computed on the
@@ -68,7 +68,8 @@ def _compare_shapes(x: Tensor) -> None:
     dist.all_gather(rows, row)
     if any(not torch.equal(row, other) for other in rows):
         shapes = "; ".join(
-            f"rank {i} {tuple(r[2 : 2 + int(r[1])].tolist())} {_dtype_name(int(r[0]))}" for i, r in enumerate(rows)
+            f"rank {i} {tuple(r[2 : 2 + int(r[1])].tolist())} {_dtype_name(int(r[0]))}"
+            for i, r in enumerate(rows)
         )
         raise ValueError(f"all_gather needs the same shape and type on all ranks, it was given {shapes}")
 

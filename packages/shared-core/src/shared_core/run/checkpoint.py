@@ -1,0 +1,230 @@
+"""Checkpoints: one folder per step that is either whole or not there.
+
+    checkpoints/step-000500/model.safetensors   one per module whose state dict is all tensors
+                            state.pt            optimizers, counters, generators: plain values and tensors
+                            meta.json           step, and size and sha256 of every file
+    checkpoints/latest                          a link to the newest
+
+A folder is written under another name, flushed to the disk, and renamed: a process killed at any moment
+leaves the older checkpoints as they were.  Nothing that is loaded can hold code.
+
+    >>> save("runs/a/checkpoints", step, {"model": net, "optimizer": optimizer}, {"rng": rng_state()})
+    >>> found = load("runs/a/checkpoints")
+    >>> net.load_state_dict(found.tensors["model"]); optimizer.load_state_dict(found.tensors["optimizer"])
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import random
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from shared_core.ops.gather import rank
+from shared_core.run.atomic import sync_folder
+
+
+class Checkpoint(NamedTuple):
+    """A loaded checkpoint: `tensors[name]` is the state dict of the module saved under `name`."""
+
+    path: Path
+    step: int
+    tensors: dict[str, dict[str, Any]]
+    state: dict[str, Any]
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is broken, missing, or holds more than plain values; the message says which."""
+
+
+def save(
+    folder: str | os.PathLike[str],
+    step: int,
+    modules: Mapping[str, Any],
+    state: Mapping[str, Any] | None = None,
+    keep: int = 2,
+) -> Path:
+    """Writes `folder/step-000500` and keeps the newest `keep`; only rank 0 writes.
+
+    `modules` have a `state_dict()`.  `state` holds numbers, text, lists, dicts and tensors; anything else is
+    refused when it is saved, not when it is needed.  Raises CheckpointError for such a value, OSError (with
+    the older checkpoints intact) when the disk is full.
+    """
+    folder = Path(folder)
+    target = folder / f"step-{step:06d}"
+    if rank() != 0:
+        return target
+    if keep < 1:
+        raise ValueError(f"keep is {keep}; at least the checkpoint just written has to stay")
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_stale(folder)
+    temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f".{target.name}-"))
+    try:
+        _write(temporary, step, modules, dict(state or {}))
+        if target.exists():
+            shutil.rmtree(target)
+        os.rename(temporary, target)
+        sync_folder(folder)
+        _point_latest(folder, target.name)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        sentence = f"the checkpoint of step {step} was not saved, older ones are intact: {error.strerror}"
+        raise OSError(error.errno, sentence, str(target)) from error
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for old in _steps(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def load(path: str | os.PathLike[str]) -> Checkpoint:
+    """Loads a checkpoint, or the newest whole one of a folder of checkpoints, onto the CPU.
+
+    Raises CheckpointError if there is none, if it is broken, or if its state holds code.
+    """
+    path = Path(path)
+    if not (path / "meta.json").is_file():
+        found = latest(path)
+        if found is None:
+            raise CheckpointError(f"there is no checkpoint in {path}")
+        path = found
+    reason = _fault(path)
+    if reason:
+        raise CheckpointError(f"the checkpoint {path} is broken: {reason}")
+    meta = json.loads((path / "meta.json").read_text())
+    packed = _load_plain(path / "state.pt")
+    tensors = {
+        name: packed["modules"][name]
+        if name in packed["modules"]
+        else load_file(path / f"{name}.safetensors")
+        for name in meta["modules"]
+    }
+    return Checkpoint(path, meta["step"], tensors, packed["state"])
+
+
+def latest(folder: str | os.PathLike[str]) -> Path | None:
+    """The newest checkpoint of `folder` that is whole; warns of broken ones that it passes over."""
+    for path in reversed(_steps(Path(folder))):
+        reason = _fault(path)
+        if not reason:
+            return path
+        warnings.warn(f"passed over the broken checkpoint {path}: {reason}", stacklevel=2)
+    return None
+
+
+def rng_state() -> dict[str, Any]:
+    """The state of the global generators of torch (CPU and GPUs) and Python, as plain values."""
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all(),
+        "python": random.getstate(),
+    }
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Puts back what `rng_state` gave; GPUs only if there are as many as then."""
+    torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+
+
+def _write(folder: Path, step: int, modules: Mapping[str, Any], state: dict[str, Any]) -> None:
+    other: dict[str, Any] = {}
+    for name, module in modules.items():
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise ValueError(f"module name {name!r}: use letters, digits, _ and -, it becomes a file name")
+        values = module.state_dict()
+        if values and all(isinstance(value, Tensor) for value in values.values()):
+            # Cloned, because safetensors refuses tied weights, which a state dict may hold under two names.
+            plain = {key: value.detach().cpu().clone().contiguous() for key, value in values.items()}
+            save_file(plain, folder / f"{name}.safetensors")
+        else:
+            other[name] = values
+    torch.save({"modules": other, "state": state}, folder / "state.pt")
+    _load_plain(folder / "state.pt")
+    files = {path.name: path for path in sorted(folder.iterdir())}
+    meta = {
+        "step": step,
+        "modules": list(modules),
+        "files": {name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for name, p in files.items()},
+    }
+    (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+    for path in folder.iterdir():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(folder)
+
+
+def _load_plain(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
+    except pickle.UnpicklingError as error:
+        names = re.findall(r"GLOBAL ([\w.]+)|class ([\w.]+)", str(error))
+        found = ", ".join(dict.fromkeys(a or b for a, b in names)) or "an unknown object"
+        raise CheckpointError(
+            f"{path} holds {found}, which is more than plain values and tensors and could run code: "
+            "it is not loaded; save numbers, text, lists, dicts and tensors"
+        ) from error
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _fault(path: Path) -> str | None:
+    """Why the folder is not a whole checkpoint, or None."""
+    try:
+        meta = json.loads((path / "meta.json").read_text())
+        for name, entry in meta["files"].items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != entry["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes instead of {entry['bytes']}"
+            if _sha256(file) != entry["sha256"]:
+                return f"{name} was changed after it was written"
+        int(meta["step"]), list(meta["modules"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, safetensors.SafetensorError) as error:
+        return f"meta.json: {type(error).__name__}: {error}"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _steps(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if re.fullmatch(r"step-\d{6,}", path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def _remove_stale(folder: Path) -> None:
+    for path in folder.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _point_latest(folder: Path, name: str) -> None:
+    temporary = folder / ".latest-new"
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.symlink_to(name, target_is_directory=True)
+        os.replace(temporary, folder / "latest")
+    except (OSError, NotImplementedError):
+        # File systems without links: a file with the name.  `latest()` reads neither.
+        temporary.write_text(name + "\n")
+        os.replace(temporary, folder / "latest")

@@ -1,0 +1,216 @@
+"""Configuration: one frozen pydantic model is the file, the flags, the validation and the record.
+
+Nothing here imports torch: `corsd train --help` must answer at once.  Let the commands import what they need.
+
+    >>> class TrainConfig(Config):
+    ...     '''Train a classifier.'''
+    ...     epochs: int = Field(100, ge=1, description="Passes over the images.")
+    >>> parse_config(TrainConfig, ["--config", "run.yaml", "--epochs", "5"], prog="corsd train")
+"""
+
+import contextlib
+import io
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+
+from shared_core.run.atomic import write_text
+
+
+class Config(pydantic.BaseModel):
+    """Base of all configurations: an unknown key is an error, and nothing changes after it was checked."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class ConfigError(ValueError):
+    """The user's command line or configuration is wrong; the message has at most three lines."""
+
+
+C = TypeVar("C", bound=pydantic.BaseModel)
+Command = Callable[[list[str]], int | None]
+
+
+def load_yaml(cls: type[C], path: str | os.PathLike[str], default: C | None = None) -> C:
+    """Reads a YAML file into `cls`; keys that the file leaves out come from `default`.
+
+    Raises ConfigError naming the file and the first wrong keys.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
+        raise ConfigError(f"cannot read the configuration {path}: {reason}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {_one_line(error)}") from error
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold `key: value` lines, it holds a {type(values).__name__}")
+    base = {} if default is None else default.model_dump(exclude_unset=False)
+    try:
+        return cls.model_validate(_merged(base, values))
+    except pydantic.ValidationError as error:
+        raise ConfigError(f"{path}: {validation_lines(error, cls)}") from error
+
+
+def save_yaml(config: pydantic.BaseModel, path: str | os.PathLike[str]) -> None:
+    """Writes all values, also the defaults, so that the file repeats the run after defaults change."""
+    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def parse_config(cls: type[C], arguments: Sequence[str], prog: str, default: C | None = None) -> C:
+    """Defaults (a preset's, if given), then the file after `--config`, then the other flags: the last wins.
+
+    Raises ConfigError for what is wrong in them; `--help` prints and raises SystemExit(0).
+    """
+    import tyro
+
+    arguments, path = _take_option(list(arguments), "--config", prog)
+    if path is not None:
+        default = load_yaml(cls, path, default)
+    heard = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(heard):
+            if default is None:
+                return tyro.cli(cls, args=arguments, prog=prog)
+            return tyro.cli(cls, args=arguments, prog=prog, default=default)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise ConfigError(_tyro_lines(heard.getvalue(), prog)) from None
+    except pydantic.ValidationError as error:
+        raise ConfigError(validation_lines(error, cls)) from error
+
+
+def run_commands(prog: str, commands: Mapping[str, Command], arguments: Sequence[str] | None = None) -> int:
+    """`prog COMMAND ...`: calls the command with the arguments after its name; returns the exit code.
+
+    0 done, 1 failed (with a traceback), 2 wrong usage or configuration (at most three lines), 130
+    interrupted.  A command may return another code.  `prog` alone and `prog --help` list the commands by the first line of
+    their docstrings.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, commands))
+        lines = [f"  {name:<{width}}  {(function.__doc__ or '').strip().splitlines()[0]}"
+                 for name, function in commands.items()]  # fmt: skip
+        print(f"usage: {prog} COMMAND ...\n", *lines, f"\n{prog} COMMAND --help tells more.", sep="\n")
+        return 0 if arguments else 2
+    try:
+        if arguments[0] not in commands:
+            raise ConfigError(f"there is no command {arguments[0]!r}; there are {', '.join(commands)}")
+        return commands[arguments[0]](arguments[1:]) or 0
+    except ConfigError as error:
+        print(*f"{prog}: {error}".splitlines()[:3], sep="\n", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Inside it, errors that the user's input causes (a missing file, a wrong name) become ConfigErrors.
+
+    For the part of a command that opens data and builds models, not for the training.
+    """
+    try:
+        yield
+    except (
+        ValueError,
+        TypeError,
+        ImportError,
+        FileNotFoundError,
+        NotADirectoryError,
+        PermissionError,
+    ) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError("\n".join(str(error).splitlines()[:3]) or type(error).__name__) from error
+
+
+def validation_lines(error: pydantic.ValidationError, cls: type[pydantic.BaseModel]) -> str:
+    """At most three lines naming key, fault and, for a misspelt key, the likely one."""
+    import difflib
+
+    lines = []
+    for fault in error.errors(include_url=False):
+        where = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            names = _field_names(cls)
+            close = difflib.get_close_matches(where, names, n=1) or [
+                n for n in names if n.endswith(f".{where}")
+            ]
+            text = f"there is no {where!r}" + (f", did you mean {close[0]!r}?" if close else "")
+        else:
+            text = f"{where or 'the configuration'}: {fault['msg']} (given: {_short(fault['input'])})"
+        lines.append(text)
+    if len(lines) > 3:
+        lines[2:] = [f"and {len(lines) - 2} more faults"]
+    return "\n".join(lines)
+
+
+def _field_names(cls: type[pydantic.BaseModel], prefix: str = "") -> list[str]:
+    names = []
+    for name, field in cls.model_fields.items():
+        names.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel):
+            names += _field_names(field.annotation, f"{prefix}{name}.")
+    return names
+
+
+def _take_option(arguments: list[str], option: str, prog: str) -> tuple[list[str], str | None]:
+    value, rest = None, []
+    items = iter(arguments)
+    for item in items:
+        if item == option:
+            value = next(items, None)
+            if value is None:
+                raise ConfigError(f"{option} needs a file\nsee {prog} --help")
+        elif item.startswith(f"{option}="):
+            value = item.removeprefix(f"{option}=")
+        else:
+            rest.append(item)
+    return rest, value
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+def _tyro_lines(printed: str, prog: str) -> str:
+    """What tyro says in a box of many lines, in at most three."""
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", printed)
+    body = [line.strip("│ ").strip() for line in printed.splitlines() if line.startswith("│")]
+    blocks = " ".join("\0" if line and set(line) == {"─"} else line for line in body).split("\0")
+    fault = re.sub(r"\[type=.*?\]|For further information visit \S+", "", blocks[0])
+    fault = re.sub(r"Error parsing \S+: \d+ validation errors? for \S+", "", fault)
+    lines = [" ".join(fault.split()) or "the command line is wrong"]
+    meant = next((re.findall(r"--[\w.-]+", b) for b in blocks if "you meant" in b), [])
+    if meant:
+        lines.append(f"perhaps you meant {' or '.join(dict.fromkeys(meant[:3]))}")
+    return "\n".join([*lines, f"see {prog} --help"])
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,107 @@
+"""metrics.jsonl: one line of JSON per logged step.
+
+Times and rates stand under the one key `time`, so that the rest of the file of a resumed run compares bit for
+bit with that of a straight one.
+
+    >>> with MetricsLog("runs/a/metrics.jsonl") as log:
+    ...     log.log(step=1, loss=0.7, time={"seconds": 0.01})
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared_core.run.atomic import write_bytes
+from shared_core.run.trackers import open_tracker
+
+_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+class MetricsLog:
+    """Appends to `path`; each line reaches the system before `log` returns, so a killed process loses none.
+
+    `trackers` names further places for the numbers: "tensorboard", "wandb" (extras of the same names).
+    """
+
+    def __init__(self, path: str | os.PathLike[str], trackers: Sequence[str] = ()) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
+        self._trackers = [open_tracker(name, self.path.parent) for name in trackers]
+
+    def log(self, step: int, time: Mapping[str, float] | None = None, **values: Any) -> None:
+        """Numbers, text, lists and dicts of them; tensors and numpy numbers of one element are unpacked.
+
+        Floats are written so that reading gives the same bits; NaN and infinities as text, JSON has none.
+        """
+        record: dict[str, Any] = {"step": step, **{name: _plain(value) for name, value in values.items()}}
+        if time is not None:
+            record["time"] = _plain(time)
+        self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+        for tracker in self._trackers:
+            tracker.log(step, {name: float(v) for name, v in values.items() if _is_number(_plain(v))})
+
+    def close(self) -> None:
+        """Closes the file and the trackers."""
+        self._file.close()
+        for tracker in self._trackers:
+            tracker.close()
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.close()
+
+
+def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """All whole lines; a last line that was torn by a kill is left out.
+
+    Raises ValueError for a broken line before the last.
+    """
+    records = []
+    lines = Path(path).read_bytes().split(b"\n")
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            records.append(_restored(json.loads(line)))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}, is not a line of metrics: {error}") from error
+    return records
+
+
+def cut_back(path: str | os.PathLike[str], step: int) -> None:
+    """Drops the lines of steps after `step` and a torn last line; atomic.  A missing file stays missing."""
+    path = Path(path)
+    if not path.exists():
+        return
+    lines = path.read_bytes().split(b"\n")[:-1]
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    write_bytes(path, b"".join(line + b"\n" for line in kept))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    return value
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _restored(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_restored(entry) for entry in value]
+    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

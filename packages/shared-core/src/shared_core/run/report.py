@@ -1,0 +1,115 @@
+"""report.html: one file that a person opens, with everything inside it and nothing fetched.
+
+    >>> write_report("runs/a/report.html", "CORSD on digits", [
+    ...     cards({"accuracy": "97.8 %", "gain": "+1.2"}),
+    ...     heading("Curves"), figure(fig, "Loss parts over steps."),
+    ...     table([{"method": "ce", "accuracy": 96.6}]),
+    ... ])
+
+Each section function returns a piece of HTML with all text escaped.
+"""
+
+import base64
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from shared_core.run.atomic import write_text
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("shared_core.run", "templates"),
+    autoescape=select_autoescape(default=True, default_for_string=True),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def write_report(
+    path: str | os.PathLike[str], title: str, sections: Sequence[Markup], subtitle: str = ""
+) -> None:
+    """Writes the page, atomically.  Raises TypeError for a section that no function of this module made."""
+    for section in sections:
+        if not isinstance(section, Markup):
+            raise TypeError(f"a section is a {type(section).__name__}; make it with text, table, figure, ...")
+    page = _TEMPLATES.get_template("report.html")
+    write_text(path, page.render(title=title, subtitle=subtitle, sections=sections))
+
+
+def heading(words: str) -> Markup:
+    """A heading."""
+    return _piece("heading", words=words)
+
+
+def text(words: str) -> Markup:
+    """Plain text; an empty line starts a new paragraph."""
+    return _piece("text", paragraphs=[p for p in words.split("\n\n") if p.strip()])
+
+
+def cards(values: Mapping[str, Any]) -> Markup:
+    """Key figures side by side: name to value."""
+    return _piece("cards", values={name: _cell(value) for name, value in values.items()})
+
+
+def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> Markup:
+    """Rows as dicts; the columns are the keys in the order in which they first appear.  Floats: 4 digits."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    body = [[(_cell(row.get(column, "")), _is_number(row.get(column))) for column in columns] for row in rows]
+    return _piece("table", columns=columns, body=body, caption=caption)
+
+
+def figure(fig: Any, caption: str = "") -> Markup:
+    """A matplotlib figure as a vector picture, on a light ground in both colour schemes."""
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return _piece("figure", source=_data("image/svg+xml", buffer.getvalue()), caption=caption)
+
+
+def images(pictures: Sequence[np.ndarray], captions: Sequence[str] | None = None, width: int = 128) -> Markup:
+    """A grid of uint8 arrays (h, w), (h, w, 1) or (h, w, 3), each `width` pixels wide on the screen.
+
+    Raises TypeError for another type, ValueError for another shape or a wrong number of captions.
+    """
+    captions = [""] * len(pictures) if captions is None else captions
+    if len(captions) != len(pictures):
+        raise ValueError(f"{len(pictures)} pictures but {len(captions)} captions")
+    cells = [(_data("image/png", _png(p)), c) for p, c in zip(pictures, captions, strict=True)]
+    return _piece("images", cells=cells, width=width)
+
+
+def _piece(name: str, **values: Any) -> Markup:
+    return Markup(getattr(_TEMPLATES.get_template("sections.html").module, name)(**values))
+
+
+def _png(picture: np.ndarray) -> bytes:
+    from PIL import Image
+
+    picture = np.asarray(picture)
+    if picture.dtype != np.uint8:
+        raise TypeError(f"a picture is {picture.dtype}; it must be uint8, 0 to 255")
+    if picture.ndim == 3 and picture.shape[2] == 1:
+        picture = picture[..., 0]
+    if picture.ndim != 2 and not (picture.ndim == 3 and picture.shape[2] == 3):
+        raise ValueError(f"a picture has shape {picture.shape}; it must be (h, w), (h, w, 1) or (h, w, 3)")
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)

@@ -1,0 +1,135 @@
+"""Helpers for tests: equal states, runs in several processes, gradients."""
+
+import importlib.util
+import multiprocessing
+import pickle
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def assert_same_state(a: Mapping[str, Any], b: Mapping[str, Any], at: str = "") -> None:
+    """Raises AssertionError naming the first key at which two nested states differ by a bit.
+
+    Tensors must have the same type, shape and bytes (so NaN equals NaN and 0.0 differs from -0.0).
+    """
+    _same(a, b, at or "state")
+
+
+def gradients_agree(function: Callable[..., Tensor], *inputs: Tensor) -> None:
+    """Compares the gradient with finite differences in float64; raises with the numbers where they differ."""
+    wide = [x.detach().double().requires_grad_() if x.is_floating_point() else x for x in inputs]
+    torch.autograd.gradcheck(function, tuple(wide))
+
+
+def run_ranks(function: Callable[..., Any], world: int = 2, *args: Any, timeout: float = 60.0) -> list[Any]:
+    """Calls `function(*args)` in `world` processes joined by gloo, and returns what each rank returned.
+
+    `function` stands at the top level of a file; arguments and results are pickled.  Each process uses one
+    thread.  Raises RuntimeError with the traceback of the first rank that fails, TimeoutError after `timeout`
+    seconds; no process is left.
+    """
+    source = function.__code__.co_filename
+    if "<" in function.__qualname__ or not Path(source).is_file():
+        raise ValueError(
+            f"{function.__qualname__} must stand at the top level of a file: processes import it"
+        )
+    # A server that has torch loaded: as quick as a fork, without the parent's threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torch.distributed", "shared_core.testing"])
+    with tempfile.TemporaryDirectory() as folder:
+        pipes: list[Any] = []
+        processes = []
+        try:
+            for rank in range(world):
+                ours, theirs = context.Pipe(duplex=False)
+                process = context.Process(
+                    target=_rank_main,
+                    args=(rank, world, f"{folder}/store", source, function.__name__, args, theirs),
+                    daemon=True,
+                )
+                process.start()
+                theirs.close()
+                pipes.append(ours)
+                processes.append(process)
+            return _results(pipes, timeout)
+        finally:
+            for process in processes:
+                process.kill() if sys.exc_info()[0] else None
+                process.join()
+
+
+def _results(pipes: list[Any], timeout: float) -> list[Any]:
+    import time
+
+    end = time.monotonic() + timeout
+    results: dict[int, Any] = {}
+    while len(results) < len(pipes):
+        waiting = {pipe: rank for rank, pipe in enumerate(pipes) if rank not in results}
+        ready = wait(list(waiting), timeout=max(0.0, end - time.monotonic()))
+        if not ready:
+            raise TimeoutError(f"rank {', '.join(map(str, waiting.values()))} did not return in {timeout} s")
+        for pipe in ready:
+            rank = waiting[pipe]  # pyright: ignore[reportArgumentType]
+            try:
+                # Our own child wrote it.
+                fine, value = pickle.loads(pipe.recv_bytes())  # type: ignore[union-attr]  # noqa: S301
+            except EOFError:
+                raise RuntimeError(f"rank {rank} died without a result") from None
+            if not fine:
+                raise RuntimeError(f"rank {rank} failed:\n{value}")
+            results[rank] = value
+    return [results[rank] for rank in range(len(pipes))]
+
+
+def _rank_main(
+    rank: int, world: int, store: str, source: str, name: str, args: tuple, answer: Connection
+) -> None:
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    try:
+        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+        spec = importlib.util.spec_from_file_location(f"_ranks_{Path(source).stem}", source)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        answer.send_bytes(pickle.dumps((True, getattr(module, name)(*args))))
+        dist.barrier()
+        dist.destroy_process_group()
+    except BaseException:
+        answer.send_bytes(pickle.dumps((False, traceback.format_exc())))
+        raise
+
+
+def _same(a: Any, b: Any, at: str) -> None:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        if a.dtype != b.dtype or a.shape != b.shape:
+            raise AssertionError(f"{at}: {a.dtype} {tuple(a.shape)} against {b.dtype} {tuple(b.shape)}")
+        one, other = (x.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for x in (a, b))
+        if not torch.equal(one, other):
+            gap = (a.double() - b.double()).abs().max().item() if not a.is_complex() else "?"
+            raise AssertionError(f"{at}: values differ, at most by {gap}")
+    elif isinstance(a, Mapping) and isinstance(b, Mapping):
+        if list(a) != list(b):
+            raise AssertionError(
+                f"{at}: keys {sorted(map(str, set(a) ^ set(b))) or 'in another order'} differ"
+            )
+        for key in a:
+            _same(a[key], b[key], f"{at}.{key}")
+    elif isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        if len(a) != len(b):
+            raise AssertionError(f"{at}: {len(a)} entries against {len(b)}")
+        for number, (one, other) in enumerate(zip(a, b, strict=True)):
+            _same(one, other, f"{at}[{number}]")
+    elif type(a) is not type(b) or a != b:
+        raise AssertionError(f"{at}: {a!r} against {b!r}")
