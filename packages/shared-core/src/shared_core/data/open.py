@@ -104,7 +104,7 @@ def _torchvision(name: str, split: str, root: str | os.PathLike[str] | None, dow
     train = split == "train"
     try:
         if name == "svhn":
-            found: Any = datasets.SVHN(root, split=split, download=download)
+            found: Any = datasets.SVHN(Path(root), split=split, download=download)
         else:
             kind = {
                 "mnist": datasets.MNIST,
@@ -113,7 +113,7 @@ def _torchvision(name: str, split: str, root: str | os.PathLike[str] | None, dow
                 "cifar100": datasets.CIFAR100,
                 "fashion-mnist": datasets.FashionMNIST,
             }[name]
-            found = kind(root, train=train, download=download)
+            found = kind(Path(root), train=train, download=download)
     except (RuntimeError, FileNotFoundError) as error:
         if download:
             raise

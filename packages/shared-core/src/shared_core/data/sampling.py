@@ -28,7 +28,7 @@ class Key(NamedTuple):
     """
 
     epoch: int
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]  # hides tuple.index
     draw: int
 
 

@@ -195,7 +195,8 @@ def _fault(path: Path) -> str | None:
                 return f"{name} has {file.stat().st_size} bytes instead of {entry['bytes']}"
             if _sha256(file) != entry["sha256"]:
                 return f"{name} was changed after it was written"
-        int(meta["step"]), list(meta["modules"])
+        if not isinstance(meta["step"], int) or not isinstance(meta["modules"], list):
+            return "meta.json lacks the step or the modules"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, safetensors.SafetensorError) as error:
         return f"meta.json: {type(error).__name__}: {error}"
     return None

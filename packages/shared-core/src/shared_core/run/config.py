@@ -95,8 +95,8 @@ def run_commands(prog: str, commands: Mapping[str, Command], arguments: Sequence
     """`prog COMMAND ...`: calls the command with the arguments after its name; returns the exit code.
 
     0 done, 1 failed (with a traceback), 2 wrong usage or configuration (at most three lines), 130
-    interrupted.  A command may return another code.  `prog` alone and `prog --help` list the commands by the first line of
-    their docstrings.
+    interrupted.  A command may return another code.  `prog` alone and `prog --help` list the
+    commands by the first line of their docstrings.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):

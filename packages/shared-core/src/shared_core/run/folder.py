@@ -36,7 +36,7 @@ class RunFolder:
         self._lock: IO[str] | None = None
 
     def open(self, config: Any, resume: bool = False, ignore: Sequence[str] = ()) -> "RunFolder":
-        """Makes the folder, locks it until `close` (or the end of the process), writes config.yaml and env.json.
+        """Makes the folder, locks it until `close` or the end of the process, writes config.yaml, env.json.
 
         `config` is a pydantic model or a dict of plain values; fields named in `ignore` may differ on resume.
         `resume=True` on a folder without a run starts one.  In a distributed run only rank 0 opens it.
