@@ -240,7 +240,7 @@ class ProgressiveSelf(nn.Module):
 class LastBatch(nn.Module):
     """DLB (CVPR 2022): CE on new and repeated images + T^2 KL(last step's logits || now) on the repeated, T = 3.
 
-    Batches come from :func:`corsd.pairs.last_batch_plan`: new images, then the last batch's new ones again.
+    Batches come from :func:`corsd.pairs.last_batch_plan`: new image, image of the last step, repeated.
     """
 
     last: Float[Tensor, "fresh classes"]
@@ -257,14 +257,14 @@ class LastBatch(nn.Module):
             raise ValueError("DLB needs index and batches made by corsd.pairs.last_batch_plan")
         logits = self.net(images)
         check_labels(labels, logits, self.num_classes)
-        new, again = index.chunk(2)
+        new, again = index[0::2], index[1::2]
         parts = {"ce": F.cross_entropy(logits, labels)}
         # The first batch of an epoch repeats images that the last step did not see.
         known = (again == self.last_index).to(logits.dtype)
-        kl = kl_divergence(logits[len(new) :], self.last, 3.0)
+        kl = kl_divergence(logits[1::2], self.last, 3.0)
         parts["last_batch"] = self.weight * 9.0 * (kl * known).mean()
         if self.training:
-            self.last.copy_(logits[: len(new)].detach())
+            self.last.copy_(logits[0::2].detach())
             self.last_index.copy_(new)
         return _output(logits, parts)
 

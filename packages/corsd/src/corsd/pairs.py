@@ -110,14 +110,14 @@ def class_pair_plan(labels: Int[Tensor, " images"], anchors: int, seed: int) -> 
 
 
 def last_batch_plan(num_images: int, fresh: int, seed: int) -> Plan:
-    """Batches of ``fresh`` new images followed by the ``fresh`` images of the batch before, drawn anew."""
+    """Batches of pairs (new image, image of the last batch drawn anew): ``fresh`` of each."""
     if num_images < fresh:
         raise ValueError(f"{num_images} images are fewer than the {fresh} new ones of one batch")
 
     def plan(epoch: int) -> Int[Tensor, "batches batch 2"]:
         order = torch.randperm(num_images, generator=_generator(seed, epoch))
         now = order[: num_images // fresh * fresh].view(-1, fresh)
-        rows = torch.cat([now, now.roll(1, 0)], 1)
+        rows = torch.stack([now, now.roll(1, 0)], 2).flatten(1)
         return torch.stack([rows, torch.arange(rows.numel()).view_as(rows)], 2)
 
     return plan

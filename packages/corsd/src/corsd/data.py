@@ -1,0 +1,176 @@
+"""The data of a run: training, validation and test sets, and how bytes become the net's input.
+
+The same :class:`Preprocess` serves training, evaluation, prediction and the metadata of exports.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from shared_core.data.augment import crop_flip, normalize, to_float
+from shared_core.data.loader import KeyedDataset
+from shared_core.data.open import ArrayImages, FolderImages, check_labels, labels_of, open_dataset
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+from corsd.config import TrainConfig
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From uint8 images to the net's input: ``size`` by ``size``, (x / 255 - mean) / std per channel.
+
+    ``crop`` first scales the shorter side to size * 256 / 224 and keeps the centre (ImageNet's custom);
+    otherwise images are scaled to the size as they are.
+    """
+
+    size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop: bool
+
+    def fit(self, image: UInt8[Tensor, "channels height width"]) -> UInt8[Tensor, "channels size size"]:
+        """One image of any size brought to the input's size and channel count."""
+        from torchvision.transforms.v2 import functional as tv
+
+        if self.channels == 1 and image.shape[0] == 3:
+            image = tv.rgb_to_grayscale(image)
+        elif self.channels == 3 and image.shape[0] == 1:
+            image = image.expand(3, -1, -1)
+        if self.crop:
+            image = tv.resize(image, [round(self.size * 256 / 224)], antialias=True)
+            return tv.center_crop(image, [self.size])
+        return tv.resize(image, [self.size, self.size], antialias=True)
+
+    def __call__(
+        self, images: UInt8[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels size size"]:
+        """A batch of fitted bytes as the net's input; runs on the images' device."""
+        return normalize(to_float(images), self.mean, self.std)
+
+    def record(self) -> dict[str, Any]:
+        """Plain values, for metadata; ``Preprocess(**record)`` brings it back."""
+        return asdict(self)
+
+
+class Data(NamedTuple):
+    """Sets of (uint8 image, label) at the input's size; ``validation`` is None when nothing is held out."""
+
+    train: Dataset
+    validation: Dataset | None
+    test: Dataset
+    labels: Tensor
+    class_names: list[str]
+    preprocess: Preprocess
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+def open_data(config: TrainConfig) -> Data:
+    """Open the sets that a configuration names, split the validation set off, and read the channel statistics.
+
+    Raises:
+        ValueError: an unknown data set, fewer than two classes, or a class that the split leaves empty.
+    """
+    train, test = _open(config, "train"), _open(config, "test")
+    labels = labels_of(train)
+    names = list(getattr(train, "class_names", None) or map(str, range(int(labels.max()) + 1)))
+    check_labels(labels, len(names))
+    check_labels(labels_of(test), len(names))
+    if len(labels.unique()) < 2:
+        raise ValueError(f"the training set holds one class only ({names[int(labels[0])]}); give two or more")
+    chosen, held_out = split(labels, config.validation, config.images_per_class)
+    preprocess = _preprocess(config, train)
+    sets = [Subset(train, chosen.tolist()), Subset(train, held_out.tolist()), test]
+    train, validation, test = (_fitted(part, preprocess) for part in sets)
+    return Data(train, validation if len(held_out) else None, test, labels[chosen], names, preprocess)
+
+
+def split(labels: Tensor, validation: float, images_per_class: int | None) -> tuple[Tensor, Tensor]:
+    """Places of the training and of the validation images: of every class the first n, and the last share."""
+    chosen, held_out = [], []
+    for label in labels.unique():
+        places = (labels == label).nonzero().squeeze(1)
+        kept = len(places) - round(len(places) * validation)
+        if kept == 0:
+            raise ValueError(f"validation={validation} leaves class {int(label)} without training images")
+        chosen.append(places[:kept][:images_per_class])
+        held_out.append(places[kept:])
+    return torch.cat(chosen).sort().values, torch.cat(held_out).sort().values
+
+
+def training_set(config: TrainConfig, data: Data, seed: int, with_index: bool) -> KeyedDataset:
+    """The training images with the run's augmentation, keyed by (seed, epoch, index, draw)."""
+    if config.augment in ("crop_flip", "crop"):
+        padding, flip = max(data.preprocess.size // 8, 1), config.augment == "crop_flip"
+
+        def cut(images: Tensor, uniforms: Tensor) -> Tensor:
+            return crop_flip(images, uniforms, padding=padding, flip=flip)
+
+        return KeyedDataset(data.train, seed, batch_transform=cut, with_index=with_index)
+    if config.augment == "imagenet":
+        from torchvision.transforms import v2
+
+        size = data.preprocess.size
+        transform = v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()])
+        # Crops are taken from the file's own pixels, not from the fitted centre.
+        source = data.train.dataset if isinstance(data.train, Fitted) else data.train
+        return KeyedDataset(source, seed, transform=transform, with_index=with_index)
+    return KeyedDataset(data.train, seed, with_index=with_index)
+
+
+class Fitted(Dataset):
+    """A data set whose images are brought to the input's size one by one, as they are read."""
+
+    def __init__(self, dataset: Dataset, preprocess: Preprocess):
+        self.dataset, self.preprocess = dataset, preprocess
+        self.labels = labels_of(dataset)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.dataset[index]
+        return self.preprocess.fit(image), int(label)
+
+
+def _fitted(part: Dataset, preprocess: Preprocess) -> Dataset:
+    """In-memory sets are fitted at once and stay in memory; others are fitted as they are read."""
+    source, places = part, slice(None)
+    if isinstance(part, Subset):
+        source, places = part.dataset, torch.tensor(part.indices, dtype=torch.long)
+    if not isinstance(source, ArrayImages):
+        return Fitted(part, preprocess)
+    images, labels = source.images[places], source.labels[places]
+    if images.shape[1:] != (preprocess.channels, preprocess.size, preprocess.size) and len(images):
+        images = torch.stack([preprocess.fit(image) for image in images])
+    return ArrayImages(images, labels, source.class_names)
+
+
+def _open(config: TrainConfig, part: str) -> Dataset:
+    if config.data == "cub200":
+        from corsd.cub200 import Cub200
+
+        return Cub200(config.data_root or Path("."), part, on_bad=config.on_bad)
+    return open_dataset(
+        config.data, part, root=config.data_root, download=config.download, on_bad=config.on_bad
+    )
+
+
+def _preprocess(config: TrainConfig, train: Dataset) -> Preprocess:
+    if isinstance(train, ArrayImages):
+        values = train.images.float().div(255)
+        mean, std = values.mean((0, 2, 3)), values.std((0, 2, 3)).clamp_min(1e-3)
+        size = config.image_size or train.images.shape[-1]
+        rounded = [tuple(round(float(v), 4) for v in stat) for stat in (mean, std)]
+        return Preprocess(size, train.images.shape[1], rounded[0], rounded[1], crop=False)
+    folder = isinstance(train, FolderImages) or config.augment == "imagenet"
+    return Preprocess(config.image_size or 224, 3, IMAGENET_MEAN, IMAGENET_STD, crop=folder)

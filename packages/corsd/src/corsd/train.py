@@ -1,0 +1,340 @@
+"""Train a classifier, and its controls, on an equal number of images.
+
+    corsd train --preset digits --out runs/digits
+    corsd train --config runs/digits/config.yaml --out runs/again
+    corsd train --resume runs/digits
+    torchrun --nproc_per_node=2 -m corsd train --preset cifar100 --data-root data --out runs/c100
+
+A *cell* is one method with one seed: an ordinary run folder.  A run of several cells keeps them in
+``cells/METHOD-seedN/`` and sums them up in its own ``result.json`` and ``report.html``.
+
+This file is the recipe and nothing else; your own loop needs only :class:`corsd.Distiller`.
+"""
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from shared_core.data.loader import make_loader
+from shared_core.data.sampling import Batches, Plan, shuffled_plan
+from shared_core.ops.gather import rank, world_size
+from shared_core.run import checkpoint
+from shared_core.run.atomic import write_json
+from shared_core.run.folder import RunFolder
+from shared_core.run.guard import FiniteGuard
+from shared_core.run.metrics import MetricsLog, cut_back
+from shared_core.run.stop import StopFlag
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from corsd import baselines
+from corsd.config import TrainConfig
+from corsd.data import Data, open_data, training_set
+from corsd.distiller import Distiller, Output
+from corsd.evaluate import accuracy, evaluate
+from corsd.losses import Variant, Weights
+from corsd.nets import open_net
+from corsd.pairs import class_pair_plan, last_batch_plan, triplet_plan
+
+PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+NOISE = (0.05, 0.1)
+
+
+def train_cell(config: TrainConfig, seed: int, out: Path, resume: bool = False) -> dict[str, Any]:
+    """Train ``config.method`` with one seed into the run folder ``out`` and return its result.
+
+    A folder whose result is there already is not trained again.  With ``resume`` an unfinished one goes on
+    from its newest whole checkpoint; weights and metrics are those of an uninterrupted run, bit for bit.
+
+    Raises:
+        SystemExit: 130 or 143, after saving, when the process was told to stop.
+    """
+    folder = RunFolder(out)
+    if resume and folder.finished():
+        return checkpoint_result(folder)
+
+    # devices, precision, processes
+    if config.device not in ("auto", "cpu"):
+        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", config.device)
+    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=PRECISION[config.precision])
+    device, main = accelerator.device, accelerator.is_main_process
+    if main:
+        folder.open({**config.model_dump(mode="json"), "seeds": [seed], "controls": []}, resume=resume)
+
+    # data: what a step sees is a pure function of (seed, step)
+    data = open_data(config)
+    plan, group = _plan(config, data.labels, seed)
+    batches = Batches(plan, rank(), world_size(), group)
+    images = training_set(config, data, seed, with_index=config.method in ("ps_kd", "dlb"))
+    loader = make_loader(images, batches, workers=config.workers, pin_memory=device.type == "cuda")
+    steps = max(1, round(config.epochs * len(data.labels) / config.batch_size))
+    evaluate_every = config.evaluate_every or max(1, len(data.labels) // config.batch_size)
+
+    # net, method, optimizer: their first values depend on the seed alone
+    torch.manual_seed(seed)
+    net = open_net(
+        config.model,
+        data.num_classes,
+        data.preprocess.channels,
+        config.width,
+        config.pretrained,
+        config.weights,
+    )
+    method = build_method(config, net, data, seed, steps)
+    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+    method = method.to(device, memory_format=memory_format)
+    if config.compile:
+        net.compile()
+    optimizer = torch.optim.SGD(
+        method.parameters(),
+        lr=config.optim.lr,
+        momentum=config.optim.momentum,
+        weight_decay=config.optim.weight_decay,
+        nesterov=config.optim.nesterov,
+    )
+    schedule = _schedule(config, optimizer, steps)
+    guard = FiniteGuard(config.on_nonfinite)
+    model, optimizer = accelerator.prepare(method, optimizer)
+
+    # where an earlier process stopped
+    saved = {"method": method, "optimizer": optimizer.optimizer, "schedule": schedule, "guard": guard}
+    if accelerator.scaler is not None:
+        saved["scaler"] = accelerator.scaler
+    state: dict[str, Any] = {"seconds": 0.0, "best": -1.0}
+    step = 0
+    if resume and checkpoint.latest(folder.checkpoints):
+        found = checkpoint.load(folder.checkpoints)
+        for name, part in saved.items():
+            part.load_state_dict(found.tensors[name])
+        step, state = found.step, found.state
+        checkpoint.set_rng_state(state["rng"])
+    if main:
+        cut_back(folder.metrics, step)
+    done = step * config.accumulate
+    batches.seek(done // len(batches), done % len(batches))
+    stream = _forever(loader)
+
+    begun = time.perf_counter() - state["seconds"]
+
+    def save() -> None:
+        state.update(seconds=time.perf_counter() - begun, rng=checkpoint.rng_state())
+        checkpoint.save(folder.checkpoints, step, saved, state)
+        accelerator.wait_for_everyone()
+
+    trackers = [config.tracker] if main and config.tracker != "none" else []
+    log = MetricsLog(folder.metrics, trackers) if main else None
+    bar = tqdm(total=steps, initial=step, desc=f"{config.method} seed {seed}", disable=None if main else True, leave=False)
+    with StopFlag() as stop, bar:
+        method.train()
+        while step < steps:
+            started = time.perf_counter()
+            for part in range(config.accumulate):
+                images, labels, *index = (t.to(device, non_blocking=True) for t in next(stream))
+                images = data.preprocess(images).to(memory_format=memory_format)
+                last = part == config.accumulate - 1
+                with accelerator.no_sync(model) if not last else accelerator.accumulate():
+                    out_of_step: Output = model(images, labels, *index)
+                    usable = guard.accepts(out_of_step.parts, step + 1)
+                    shares = {}
+                    if last and _due(step, steps, config.log_every * 5) and world_size() == 1:
+                        shares = gradient_shares(out_of_step.parts, net)
+                    if usable:
+                        accelerator.backward(out_of_step.loss / config.accumulate)
+            if usable:
+                if config.clip_grad_norm is not None:
+                    accelerator.clip_grad_norm_(model.parameters(), config.clip_grad_norm)
+                optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            step += 1
+            bar.update()
+
+            if log and (_due(step - 1, steps, config.log_every)):
+                seconds = time.perf_counter() - started
+                log.log(
+                    step,
+                    images=step * config.batch_size,
+                    lr=schedule.get_last_lr()[0],
+                    loss=out_of_step.loss.item(),
+                    accuracy=(out_of_step.logits.argmax(1) == labels).float().mean().item(),
+                    parts={name: value.item() for name, value in out_of_step.parts.items()},
+                    **({"shares": shares} if shares else {}),
+                    **_relation_means(out_of_step, method),
+                    time={"step_seconds": seconds, "images_per_second": config.batch_size / seconds},
+                )
+            if data.validation is not None and (step % evaluate_every == 0 or step == steps):
+                score = accuracy(net, data.validation, data.preprocess, device)
+                method.train()
+                if log:
+                    log.log(step, validation=score)
+                if score > state["best"]:
+                    state.update(best=score, best_step=step)
+                    if main:
+                        save_net(net, out / "net-best.safetensors")
+            stopped = stop.agreed()
+            if stopped or step % config.checkpoint_every == 0 or step == steps:
+                save()
+            if stopped and step < steps:
+                raise SystemExit(stop.exit_code)
+
+    # what it came to, on the test set, once
+    result = {
+        "method": config.method,
+        "dataset": config.data,
+        "net": config.model,
+        "seed": seed,
+        **evaluate(net, data.test, data.preprocess, device, NOISE),
+        "train_accuracy": accuracy(net, data.train, data.preprocess, device),
+        "images_seen": steps * config.batch_size,
+        "steps": steps,
+        "seconds": time.perf_counter() - begun,
+        "skipped_steps": guard.skipped,
+    }
+    if data.validation is not None:
+        result |= {"validation_best": state["best"], "validation_best_step": state["best_step"]}
+        best = open_net(config.model, data.num_classes, data.preprocess.channels, config.width)
+        best.load_state_dict(_read_net(out / "net-best.safetensors"))
+        result["accuracy_best_on_validation"] = accuracy(
+            best.to(device, memory_format=memory_format), data.test, data.preprocess, device
+        )
+    if log:
+        log.close()
+        save_net(net, out / "net.safetensors")
+        if getattr(method, "exits", None) is not None:
+            save_net(method.exits, out / "exits.safetensors")
+        write_json(out / "preprocess.json", {**data.preprocess.record(), "class_names": data.class_names})
+        write_json(folder.result, result)
+        folder.close()
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
+    return result
+
+
+def build_method(config: TrainConfig, net: nn.Module, data: Data, seed: int, steps: int) -> nn.Module:
+    """The method that ``config.method`` names, around ``net``; called as method(images, labels, index)."""
+    classes, size, r = data.num_classes, data.preprocess.size, config.relations
+    example = torch.zeros(2, data.preprocess.channels, size, size)
+    if config.method == "corsd":
+        return Distiller(
+            net,
+            r.stages,
+            classes,
+            example,
+            config.pairs,
+            r.triplets_per_image,
+            r.gather,
+            r.norm,
+            r.exits,
+            Weights(**r.weights.model_dump()),
+            Variant(**r.variant.model_dump()),
+            seed,
+        )
+    if config.method in ("ce", "ce_triplets"):
+        return baselines.CrossEntropy(net, classes)
+    if config.method == "label_smoothing":
+        return baselines.CrossEntropy(net, classes, config.label_smoothing)
+    if config.method == "cs_kd":
+        return baselines.ClassWise(net, classes)
+    if config.method == "ps_kd":
+        return baselines.ProgressiveSelf(net, classes, len(data.labels), steps * config.batch_size)
+    if config.method == "dlb":
+        return baselines.LastBatch(net, classes, config.batch_size // config.accumulate // world_size() // 2)
+    return baselines.ExitMethod(net, classes, config.method, r.stages, example, r.relation_weight, r.norm)
+
+
+def gradient_shares(parts: dict[str, Tensor], net: nn.Module) -> dict[str, float]:
+    """Norm of each part's gradient in the net's weights, as shares of their sum."""
+    weights = [p for p in net.parameters() if p.requires_grad]
+    norms = {}
+    for name, part in parts.items():
+        if part.requires_grad:
+            gradients = torch.autograd.grad(part, weights, retain_graph=True, allow_unused=True)
+            norms[name] = math.sqrt(sum(float(g.float().square().sum()) for g in gradients if g is not None))
+    total = sum(norms.values()) or 1.0
+    return {name: norm / total for name, norm in norms.items()}
+
+
+def save_net(net: nn.Module, path: Path) -> None:
+    """The net's own state dict as safetensors, whole or not at all."""
+    from safetensors.torch import save_model
+
+    temporary = path.with_suffix(".tmp")
+    save_model(net, str(temporary))
+    os.replace(temporary, path)
+
+
+def checkpoint_result(folder: RunFolder) -> dict[str, Any]:
+    """The result that a finished cell left behind."""
+    import json
+
+    return json.loads(folder.result.read_text())
+
+
+def _read_net(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def _plan(config: TrainConfig, labels: Tensor, seed: int) -> tuple[Plan, int]:
+    """Which images each step reads, and how many of them in a row belong together."""
+    images = config.batch_size // config.accumulate
+    if config.method == "ce_triplets" or (config.method == "corsd" and config.pairs == "triplets"):
+        group, make = 3, triplet_plan
+    elif config.method == "cs_kd":
+        group, make = 2, class_pair_plan
+    elif config.method == "dlb":
+        group, make = 2, lambda _labels, count, seed: last_batch_plan(len(labels), count, seed)
+    else:
+        group, make = 1, lambda _labels, count, seed: shuffled_plan(len(labels), count, seed)
+    unit = group * config.accumulate * world_size()
+    if config.batch_size % unit:
+        below = config.batch_size // unit * unit
+        raise ValueError(
+            f"batch_size={config.batch_size} does not divide into {config.accumulate} parts on {world_size()} "
+            f"processes of groups of {group}; choose {below or unit} or {below + unit}"
+        )
+    return make(labels, images // group, seed), group
+
+
+def _schedule(config: TrainConfig, optimizer: torch.optim.Optimizer, steps: int):
+    o = config.optim
+    if o.schedule == "onecycle":
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, o.lr, total_steps=steps + 1, pct_start=max(o.warmup, 1 / (steps + 1))
+        )
+
+    def factor(step: int) -> float:
+        warm = max(o.warmup * steps, 1.0)
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        if o.schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _forever(loader) -> Iterator[list[Tensor]]:
+    """Batches without end: the sampler goes on to the next epoch by itself."""
+    while True:
+        yield from loader
+
+
+def _due(step: int, steps: int, every: int) -> bool:
+    return step % every == 0 or step == steps - 1
+
+
+def _relation_means(out: Output, method: nn.Module) -> dict[str, Any]:
+    if not out.relations:
+        return {}
+    names = [stage.name for stage in method.stages]
+    pairs = zip(names, out.relations, strict=True)
+    return {
+        "relations": {n: {"same": float(r.same.mean()), "other": float(r.other.mean())} for n, r in pairs}
+    }
