@@ -12,7 +12,6 @@ install_import_hook(
     [
         "shared_core.ops.divergence",
         "shared_core.ops.gather",
-        "shared_core.data.arrays",
         "shared_core.data.augment",
         "shared_core.data.images",
         "shared_core.data.labels",

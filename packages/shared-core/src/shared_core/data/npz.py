@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def open_npz(spec: str, split: str) -> ArrayImages:
         return from_numpy(
             arrays[f"x_{part}"], arrays[f"y_{part}"], None if names is None else [str(n) for n in names]
         )
-    except (ValueError, TypeError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"cannot read {printable(path)}: {error}") from error
 
 
