@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 from shared_core.run.config import Config
+from tyro.conf import Suppress
 
 Method = Literal[
     "corsd",
@@ -108,26 +109,32 @@ class TrainConfig(Config):
     compile: bool = Field(False, description="torch.compile the net.")
 
     # From here on in the YAML file only.
-    width: int | None = Field(None, ge=4, description="First stage's channels of small:* nets.")
-    image_size: int | None = Field(None, ge=8, description="Side of the images; small sets keep theirs.")
-    augment: Literal["crop_flip", "crop", "imagenet", "none"] = "crop_flip"
-    images_per_class: int | None = Field(None, ge=1, description="Train on the first n of each class.")
-    validation: float = Field(0.0, ge=0, lt=1, description="Share of the training set held out to choose on.")
-    on_bad: Literal["raise", "skip"] = "raise"
-    workers: int = Field(0, ge=0)
-    accumulate: int = Field(1, ge=1, description="Parts a batch is computed in.")
-    channels_last: bool = True
-    clip_grad_norm: float | None = Field(None, gt=0)
-    on_nonfinite: Literal["error", "skip"] = "error"
-    label_smoothing: float = Field(0.1, gt=0, lt=1, description="Of the method label_smoothing.")
-    log_every: int = Field(20, ge=1, description="Steps between lines of metrics.jsonl.")
-    evaluate_every: int | None = Field(
+    width: Suppress[int | None] = Field(None, ge=4, description="First stage's channels of small:* nets.")
+    image_size: Suppress[int | None] = Field(
+        None, ge=8, description="Side of the images; small sets keep theirs."
+    )
+    augment: Suppress[Literal["crop_flip", "crop", "imagenet", "none"]] = "crop_flip"
+    images_per_class: Suppress[int | None] = Field(
+        None, ge=1, description="Train on the first n of each class."
+    )
+    validation: Suppress[float] = Field(
+        0.0, ge=0, lt=1, description="Share of the training set held out to choose on."
+    )
+    on_bad: Suppress[Literal["raise", "skip"]] = "raise"
+    workers: Suppress[int] = Field(0, ge=0)
+    accumulate: Suppress[int] = Field(1, ge=1, description="Parts a batch is computed in.")
+    channels_last: Suppress[bool] = True
+    clip_grad_norm: Suppress[float | None] = Field(None, gt=0)
+    on_nonfinite: Suppress[Literal["error", "skip"]] = "error"
+    label_smoothing: Suppress[float] = Field(0.1, gt=0, lt=1, description="Of the method label_smoothing.")
+    log_every: Suppress[int] = Field(20, ge=1, description="Steps between lines of metrics.jsonl.")
+    evaluate_every: Suppress[int | None] = Field(
         None, ge=1, description="Steps between validations; default: an epoch."
     )
-    checkpoint_every: int = Field(200, ge=1)
-    tracker: Literal["none", "tensorboard", "wandb"] = "none"
-    optim: Optim = Optim()
-    relations: Relations = Relations()
+    checkpoint_every: Suppress[int] = Field(200, ge=1)
+    tracker: Suppress[Literal["none", "tensorboard", "wandb"]] = "none"
+    optim: Suppress[Optim] = Optim()
+    relations: Suppress[Relations] = Relations()
 
     @field_validator("seeds", mode="after")
     @classmethod
