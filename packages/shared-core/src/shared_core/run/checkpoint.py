@@ -44,6 +44,10 @@ class Checkpoint(NamedTuple):
     state: dict[str, Any]
 
 
+# Names of modules become names of files, which must stay inside the folder.
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
 class CheckpointError(RuntimeError):
     """A checkpoint is broken, missing, or holds more than plain values; the message says which."""
 
@@ -106,9 +110,9 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     meta = json.loads((path / "meta.json").read_text())
     packed = _load_plain(path / "state.pt")
     tensors = {
-        name: packed["modules"][name]
-        if name in packed["modules"]
-        else load_file(path / f"{name}.safetensors")
+        name: load_file(path / f"{name}.safetensors")
+        if f"{name}.safetensors" in meta["files"]
+        else packed["modules"][name]
         for name in meta["modules"]
     }
     return Checkpoint(path, meta["step"], tensors, packed["state"])
@@ -145,7 +149,7 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
 def _write(folder: Path, step: int, modules: Mapping[str, Any], state: dict[str, Any]) -> None:
     other: dict[str, Any] = {}
     for name, module in modules.items():
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        if not _NAME.fullmatch(name):
             raise ValueError(f"module name {name!r}: use letters, digits, _ and -, it becomes a file name")
         values = module.state_dict()
         if values and all(isinstance(value, Tensor) for value in values.values()):
@@ -188,15 +192,18 @@ def _fault(path: Path) -> str | None:
     try:
         meta = json.loads((path / "meta.json").read_text())
         for name, entry in meta["files"].items():
-            file = path / name
+            file = path / Path(name).name
             if not file.is_file():
                 return f"{name} is missing"
             if file.stat().st_size != entry["bytes"]:
                 return f"{name} has {file.stat().st_size} bytes instead of {entry['bytes']}"
             if _sha256(file) != entry["sha256"]:
                 return f"{name} was changed after it was written"
-        if not isinstance(meta["step"], int) or not isinstance(meta["modules"], list):
-            return "meta.json lacks the step or the modules"
+        if not isinstance(meta["step"], int) or "state.pt" not in meta["files"]:
+            return "meta.json lacks the step or state.pt"
+        wrong = [name for name in meta["modules"] if not _NAME.fullmatch(name)]
+        if wrong:
+            return f"meta.json names modules {wrong}, which cannot be file names"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, safetensors.SafetensorError) as error:
         return f"meta.json: {type(error).__name__}: {error}"
     return None

@@ -196,8 +196,9 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def _tyro_lines(printed: str, prog: str) -> str:
     """What tyro says in a box of many lines, in at most three."""
     printed = re.sub(r"\x1b\[[0-9;]*m", "", printed)
-    body = [line.strip("│ ").strip() for line in printed.splitlines() if line.startswith("│")]
-    blocks = " ".join("\0" if line and set(line) == {"─"} else line for line in body).split("\0")
+    # Drawn with lines, or with | and - where the terminal's encoding has none.
+    body = [line.strip("│| ") for line in printed.splitlines() if line.startswith(("│", "|"))]
+    blocks = " ".join("\0" if line and set(line) <= {"─", "-"} else line for line in body).split("\0")
     fault = re.sub(r"\[type=.*?\]|For further information visit \S+", "", blocks[0])
     fault = re.sub(r"Error parsing \S+: \d+ validation errors? for \S+", "", fault)
     lines = [" ".join(fault.split()) or "the command line is wrong"]

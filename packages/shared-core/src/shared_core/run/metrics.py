@@ -29,8 +29,8 @@ class MetricsLog:
     def __init__(self, path: str | os.PathLike[str], trackers: Sequence[str] = ()) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
         self._trackers = [open_tracker(name, self.path.parent) for name in trackers]
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
 
     def log(self, step: int, time: Mapping[str, float] | None = None, **values: Any) -> None:
         """Numbers, text, lists and dicts of them; tensors and numpy numbers of one element are unpacked.
