@@ -196,9 +196,13 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def _tyro_lines(printed: str, prog: str) -> str:
     """What tyro says in a box of many lines, in at most three."""
     printed = re.sub(r"\x1b\[[0-9;]*m", "", printed)
-    # Drawn with lines, or with | and - where the terminal's encoding has none.
-    body = [line.strip("│| ") for line in printed.splitlines() if line.startswith(("│", "|"))]
+    # A box drawn with lines, whose title is in its edge; or, where the encoding has no lines, plain text with
+    # the title as the first block.
+    boxed = "│" in printed
+    body = [line.strip("│ ") for line in printed.splitlines() if line.startswith("│") or not boxed]
     blocks = " ".join("\0" if line and set(line) <= {"─", "-"} else line for line in body).split("\0")
+    if not boxed:
+        blocks = blocks[1:] or blocks
     fault = re.sub(r"\[type=.*?\]|For further information visit \S+", "", blocks[0])
     fault = re.sub(r"Error parsing \S+: \d+ validation errors? for \S+", "", fault)
     lines = [" ".join(fault.split()) or "the command line is wrong"]
