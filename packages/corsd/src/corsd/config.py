@@ -122,6 +122,9 @@ class TrainConfig(Config):
     )
     on_bad: Suppress[Literal["raise", "skip"]] = "raise"
     workers: Suppress[int] = Field(0, ge=0)
+    threads: Suppress[int | None] = Field(
+        None, ge=1, description="Threads of a process on a CPU; small nets want 1."
+    )
     accumulate: Suppress[int] = Field(1, ge=1, description="Parts a batch is computed in.")
     channels_last: Suppress[bool] = True
     clip_grad_norm: Suppress[float | None] = Field(None, gt=0)
@@ -157,6 +160,7 @@ def digits() -> TrainConfig:
         batch_size=60,
         checkpoint_every=100,
         log_every=10,
+        threads=1,
     )
 
 
@@ -169,7 +173,7 @@ def cifar100_small() -> TrainConfig:
         images_per_class=100,
         controls=["ce"],
         epochs=40,
-        precision="bf16",
+        threads=1,
     )
 
 

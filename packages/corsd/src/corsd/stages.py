@@ -40,8 +40,8 @@ def find_stages(
 ) -> list[Stage]:
     """The stages of ``net``, shallow to deep, with channels and layout read off a dry run on ``example``.
 
-    "auto" takes, for a net that shrinks its maps, the last module at each of the (up to four) smallest sizes,
-    and for a net of equal blocks, such as a vision transformer, four blocks at even distances.
+    "auto" takes, for a net that shrinks its maps, the last module of its trunk at each of the (up to four)
+    smallest sizes, and for a net of equal blocks, such as a vision transformer, four blocks at even distances.
 
     Raises:
         ValueError: a name is not a submodule (close names are listed), was not called, or gives no tensor.
@@ -124,16 +124,19 @@ def _dry_run(net: nn.Module, example: Tensor) -> list[_Seen]:
 
 
 def _choose(net: nn.Module, seen: list[_Seen]) -> list[str]:
-    by_size: dict[tuple[int, ...], str] = {}
+    levels: dict[str, dict[tuple[int, ...], str]] = {}
     for module in seen:
         layout = _layout(module.shape)
-        if layout in ("map", "map_last"):
-            size = module.shape[2:] if layout == "map" else module.shape[1:3]
-            if size != (1, 1) and not _is_pool(net.get_submodule(module.name)):
-                by_size.pop(size, None)
-                by_size[size] = module.name
-    if len(by_size) > 1:
-        return list(by_size.values())[-4:]
+        size = module.shape[2:] if layout == "map" else module.shape[1:3]
+        if layout not in ("map", "map_last") or size == (1, 1) or _is_pool(net.get_submodule(module.name)):
+            continue
+        last = levels.setdefault(module.name.rpartition(".")[0], {})
+        last.pop(size, None)
+        last[size] = module.name
+    # The trunk is the container whose children have the most sizes; inside a stage there is only one or two.
+    trunk = max(levels.values(), key=len, default={})
+    if len(trunk) > 1:
+        return list(trunk.values())[-4:]
     chain = _longest_chain(seen)
     if len(chain) < 2:
         raise ValueError('no stages found by "auto"; name them: ' + ", ".join(m.name for m in seen))

@@ -15,6 +15,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ def train_cell(config: TrainConfig, seed: int, out: Path, resume: bool = False) 
         os.environ.setdefault("ACCELERATE_TORCH_DEVICE", config.device)
     accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=PRECISION[config.precision])
     device, main = accelerator.device, accelerator.is_main_process
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     if main:
         folder.open({**config.model_dump(mode="json"), "seeds": [seed], "controls": []}, resume=resume)
 
@@ -128,7 +131,13 @@ def train_cell(config: TrainConfig, seed: int, out: Path, resume: bool = False) 
 
     trackers = [config.tracker] if main and config.tracker != "none" else []
     log = MetricsLog(folder.metrics, trackers) if main else None
-    bar = tqdm(total=steps, initial=step, desc=f"{config.method} seed {seed}", disable=None if main else True, leave=False)
+    bar = tqdm(
+        total=steps,
+        initial=step,
+        desc=f"{config.method} seed {seed}",
+        disable=None if main else True,
+        leave=False,
+    )
     with StopFlag() as stop, bar:
         method.train()
         while step < steps:
@@ -137,7 +146,8 @@ def train_cell(config: TrainConfig, seed: int, out: Path, resume: bool = False) 
                 images, labels, *index = (t.to(device, non_blocking=True) for t in next(stream))
                 images = data.preprocess(images).to(memory_format=memory_format)
                 last = part == config.accumulate - 1
-                with accelerator.no_sync(model) if not last else accelerator.accumulate():
+                # processes exchange gradients once a step, with its last part
+                with nullcontext() if last else accelerator.no_sync(model):
                     out_of_step: Output = model(images, labels, *index)
                     usable = guard.accepts(out_of_step.parts, step + 1)
                     shares = {}
