@@ -10,16 +10,19 @@ Nothing here imports torch before a command knows what it has to do: help answer
 """
 
 import argparse
+import contextlib
+import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from shared_core.run.config import ConfigError, load_yaml, parse_config, run_commands
+from shared_core.run.config import ConfigError, load_yaml, parse_config, run_commands, user_errors
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The console script; returns the exit code."""
-    commands = {"train": train}
+    commands = {"train": train, "evaluate": evaluate, "predict": predict, "export": export, "report": report}
     return run_commands("corsd", commands, arguments)
 
 
@@ -48,17 +51,102 @@ def train(arguments: list[str]) -> int:
         default = load_yaml(TrainConfig, given.resume / "config.yaml")
     config = parse_config(TrainConfig, flags, "corsd train", default)
 
-    from corsd import run
+    from corsd.run import is_main, leave, run
+    from corsd.summary import sentence
 
     out = given.resume or given.out or _free_folder(config.data)
-    return _reported(lambda: _train(run, config, out, resume=bool(given.resume)))
+    with _sentences() as failed:
+        result = run(config, out, bool(given.resume))
+        if is_main():
+            print(sentence(result))
+            print(f"open {out / 'report.html'}")
+        leave()
+    return int(bool(failed))
 
 
-def _train(run: Any, config: Any, out: Path, resume: bool) -> None:
-    result = run.run(config, out, resume)
-    if run.is_main():
-        print(run.sentence(result))
-        print(f"open {out / 'report.html'}")
+def evaluate(arguments: list[str]) -> int:
+    """Evaluate the nets of a run: accuracy, per class, calibration, noise, early exits."""
+    parser = _parser("evaluate", "Prints a table and writes evaluation.json into the run folder.")
+    _add_run(parser)
+    parser.add_argument("--data", metavar="SPEC", help="another data set with the same classes")
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the torchvision data sets")
+    given = parser.parse_args(arguments)
+
+    from corsd.reevaluate import lines, reevaluate
+    from corsd.trained import choose_device
+
+    with user_errors():
+        device = choose_device(given.device)
+        evaluation = reevaluate(given.run, device, given.which, given.data, given.data_root)
+    print(*lines(evaluation), sep="\n")
+    return 0
+
+
+def predict(arguments: list[str]) -> int:
+    """Name what image files show: path, class, probability."""
+    parser = _parser("predict", "One line per image; exit code 1 if an image could not be read.")
+    _add_run(parser)
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER")
+    parser.add_argument("--json", action="store_true", help="one line of JSON per image")
+    given = parser.parse_args(arguments)
+
+    from corsd.predict import find_images
+    from corsd.predict import predict as answers
+    from corsd.trained import cell_folders, choose_device, open_trained
+
+    with user_errors():
+        device = choose_device(given.device)
+        paths = find_images(given.images)
+        trained = open_trained(cell_folders(given.run)[0], given.which)
+    failed = False
+    for answer in answers(trained, paths, device):
+        failed |= "error" in answer
+        if given.json:
+            print(json.dumps(answer, ensure_ascii=False))
+        elif "error" in answer:
+            print(f"corsd: {answer['error']}", file=sys.stderr)
+        else:
+            print(f"{answer['path']}\t{answer['class']}\t{answer['probability']:.4f}")
+    return int(failed)
+
+
+def export(arguments: list[str]) -> int:
+    """Export the plain net as safetensors, ONNX or torch.export."""
+    parser = _parser("export", "Writes the net without anything that only training needed.")
+    _add_run(parser)
+    parser.add_argument("--format", choices=("safetensors", "onnx", "torch_export"), default="safetensors")
+    parser.add_argument("--out", type=Path, metavar="FILE", required=True)
+    given = parser.parse_args(arguments)
+
+    from corsd.export import export as write
+    from corsd.trained import cell_folders, open_trained
+
+    with user_errors():
+        trained = open_trained(cell_folders(given.run)[0], given.which)
+        write(trained, given.format, given.out)
+    print(f"wrote {given.out}: {trained.config.model} of {trained.folder}")
+    return 0
+
+
+def report(arguments: list[str]) -> int:
+    """Write report.html of a finished run again."""
+    parser = _parser("report", "Reads the run folder, and the test images from where the run found them.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    given = parser.parse_args(arguments)
+
+    from corsd.report import report as write
+
+    with user_errors():
+        print(f"open {write(given.run)}")
+    return 0
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder; of several trainings the first")
+    parser.add_argument(
+        "--which", choices=("last", "best"), default="last", help="last step, or best validated"
+    )
+    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:N | mps")
 
 
 def _parser(command: str, description: str = "", **settings: Any) -> argparse.ArgumentParser:
@@ -81,17 +169,18 @@ def _free_folder(data: str) -> Path:
     return next(folder for folder in folders if not folder.exists())
 
 
-def _reported(work: Any) -> int:
-    """Calls ``work``; failures that need no traceback become one sentence and exit code 1."""
+@contextlib.contextmanager
+def _sentences() -> Iterator[list[Exception]]:
+    """Failures that a sentence explains are printed and kept in the list; others keep their traceback."""
     from shared_core.run.checkpoint import CheckpointError
     from shared_core.run.folder import RunFolderError
     from shared_core.run.guard import NonFiniteError
 
+    failed: list[Exception] = []
     try:
-        work()
+        yield failed
     except RunFolderError as error:
         raise ConfigError(str(error)) from error
     except (NonFiniteError, CheckpointError, OSError) as error:
         print(f"corsd: {error}", file=sys.stderr)
-        return 1
-    return 0
+        failed.append(error)

@@ -1,0 +1,99 @@
+"""Export the plain net: the classifier and its metadata, nothing of the distiller or of a control.
+
+The input is what :class:`corsd.data.Preprocess` makes of images, float32 (batch, channels, size, size) with any
+batch size; the output are the logits.  The metadata say how to prepare images and what the outputs mean.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from corsd.trained import Trained, read_json
+
+
+def export(trained: Trained, format: str, out: Path) -> None:
+    """Write the net to ``out``, whole or not at all.
+
+    - "safetensors": the net's own state dict; metadata in the file's header.
+    - "onnx": for onnxruntime and others; metadata as ``metadata_props``.  Needs the extra ``onnx``.
+    - "torch_export": for ``torch.export.load``; metadata as the extra file ``metadata.json``.
+
+    Raises:
+        ValueError: another format, a folder that is not there, or a net that the format cannot hold.
+        ImportError: the extra is missing; the message names it.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format is {format!r}; choose {', '.join(FORMATS)}")
+    if not out.parent.is_dir():
+        raise ValueError(f"there is no folder {out.parent} to write {out.name} to")
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
+        temporary = Path(folder) / ("net.pt2" if format == "torch_export" else "net")
+        FORMATS[format](trained, temporary)
+        os.replace(temporary, out)
+
+
+def describe(trained: Trained) -> dict[str, str]:
+    """The metadata, as text because every format holds text: lists and records are JSON."""
+    result = trained.folder / "result.json"
+    accuracy = read_json(result)["accuracy"] if result.is_file() else None
+    return {
+        "corsd": metadata.version("corsd"),
+        "net": trained.config.model,
+        "width": json.dumps(trained.config.width),
+        "method": trained.config.method,
+        "dataset": trained.config.data,
+        "class_names": json.dumps(trained.class_names),
+        "preprocess": json.dumps(trained.preprocess.record()),
+        "test_accuracy_percent": json.dumps(accuracy),
+    }
+
+
+def _safetensors(trained: Trained, path: Path) -> None:
+    from safetensors.torch import save_model
+
+    save_model(trained.net, str(path), metadata=describe(trained))
+
+
+def _onnx(trained: Trained, path: Path) -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError("ONNX export needs its extra: pip install 'corsd[onnx]'") from error
+    program = torch.onnx.export(
+        trained.net.cpu().eval(),
+        (_example(trained),),
+        dynamo=True,
+        dynamic_shapes=({0: "batch"},),
+        input_names=["images"],
+        output_names=["logits"],
+        verbose=False,
+    )
+    if program is None:
+        raise ValueError("this net cannot be exported to ONNX")
+    program.model.metadata_props.update(describe(trained))
+    program.save(str(path))
+
+
+def _torch_export(trained: Trained, path: Path) -> None:
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(trained.net.cpu().eval(), (_example(trained),), dynamic_shapes=shapes)
+    torch.export.save(program, str(path), extra_files={"metadata.json": json.dumps(describe(trained))})
+
+
+def _example(trained: Trained) -> torch.Tensor:
+    # Two images, because torch takes a batch of one for a constant.
+    p = trained.preprocess
+    return torch.zeros(2, p.channels, p.size, p.size)
+
+
+FORMATS: dict[str, Callable[[Trained, Path], None]] = {
+    "safetensors": _safetensors,
+    "onnx": _onnx,
+    "torch_export": _torch_export,
+}
