@@ -215,6 +215,7 @@ def test_under_autocast_features_have_its_type():
     assert capture.pop()["second"].dtype == torch.bfloat16
 
 
+@pytest.mark.compile
 # Dynamo itself looks at the gradient of what crosses a graph break.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("graph_break", [False, True])
@@ -249,6 +250,7 @@ def test_compiled_in_place(graph_break, first_call):
     assert_untouched(net)
 
 
+@pytest.mark.compile
 def test_compiled_gradients_equal_eager_ones_in_training():
     torch._dynamo.reset()
     grads = []
@@ -269,6 +271,7 @@ def test_compiled_gradients_equal_eager_ones_in_training():
         torch.testing.assert_close(grads[1][name], grad)
 
 
+@pytest.mark.compile
 def test_the_wrapper_of_torch_compile_is_refused():
     with pytest.raises(ValueError, match=r"use net.compile\(\) and give net itself"):
         FeatureCapture(torch.compile(new_net(), backend="eager"), ["first"])

@@ -85,7 +85,7 @@ def never_returns():
 
 def test_run_ranks_gives_up():
     with pytest.raises(TimeoutError, match="rank 0 did not return in 3"):
-        run_ranks(never_returns, 1, timeout=3)
+        run_ranks(never_returns, 1, timeout=3.0)
 
 
 def test_run_ranks_refuses_a_local_function():

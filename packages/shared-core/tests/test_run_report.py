@@ -1,4 +1,5 @@
 import base64
+import inspect
 import io
 import re
 from html.parser import HTMLParser
@@ -99,7 +100,7 @@ def test_error_texts(tmp_path):
     with pytest.raises(ValueError, match="1 pictures but 2 captions"):
         images([np.zeros((3, 3), np.uint8)], ["a", "b"])
     with pytest.raises(TypeError, match="a section is a str; make it with text"):
-        page(tmp_path, "<b>raw</b>")
+        inspect.unwrap(write_report)(tmp_path / "report.html", "A run", ["<b>raw</b>"])
 
 
 def test_matplotlib_is_left_as_it_was():

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 
-def assert_same_state(a: Mapping[str, Any], b: Mapping[str, Any], at: str = "") -> None:
-    """Raises AssertionError naming the first key at which two nested states differ by a bit.
+def assert_same_state(a: Any, b: Any, at: str = "") -> None:
+    """Raises AssertionError naming the first key at which two states (nested dicts, lists, tensors) differ.
 
     Tensors must have the same type, shape and bytes (so NaN equals NaN and 0.0 differs from -0.0).
     """

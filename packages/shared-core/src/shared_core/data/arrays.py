@@ -21,7 +21,7 @@ class ArrayImages(Dataset):
     def __init__(
         self,
         images: UInt8[Tensor, "n channel height width"],
-        labels: Int64[Tensor, " n"],
+        labels: Int64[Tensor, " labels"],
         class_names: Sequence[str] | None = None,
     ) -> None:
         if images.dtype != torch.uint8:

@@ -73,21 +73,23 @@ def save(
         raise ValueError(f"keep is {keep}; at least the checkpoint just written has to stay")
     folder.mkdir(parents=True, exist_ok=True)
     _remove_stale(folder)
+    aside = folder / f".{target.name}-replaced"
     temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f".{target.name}-"))
     try:
         _write(temporary, step, modules, dict(state or {}))
         if target.exists():
-            shutil.rmtree(target)
+            os.rename(target, aside)
         os.rename(temporary, target)
         sync_folder(folder)
         _point_latest(folder, target.name)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _give_up(temporary, aside, target)
         sentence = f"the checkpoint of step {step} was not saved, older ones are intact: {error.strerror}"
         raise OSError(error.errno, sentence, str(target)) from error
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _give_up(temporary, aside, target)
         raise
+    shutil.rmtree(aside, ignore_errors=True)
     for old in _steps(folder)[:-keep]:
         shutil.rmtree(old)
     return target
@@ -221,9 +223,20 @@ def _steps(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
+def _give_up(temporary: Path, aside: Path, target: Path) -> None:
+    shutil.rmtree(temporary, ignore_errors=True)
+    if aside.exists() and not target.exists():
+        os.rename(aside, target)
+
+
 def _remove_stale(folder: Path) -> None:
     for path in folder.glob(".step-*"):
-        shutil.rmtree(path, ignore_errors=True)
+        replaced = folder / path.name.removeprefix(".").removesuffix("-replaced")
+        if path.name.endswith("-replaced") and not replaced.exists():
+            # Killed between the two renames: the old form of the step is the only one.
+            os.rename(path, replaced)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _point_latest(folder: Path, name: str) -> None:

@@ -13,13 +13,16 @@ import base64
 import io
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from shared_core.run.atomic import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _TEMPLATES = Environment(
     loader=PackageLoader("shared_core.run", "templates"),
@@ -63,7 +66,7 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> Markup:
     return _piece("table", columns=columns, body=body, caption=caption)
 
 
-def figure(fig: Any, caption: str = "") -> Markup:
+def figure(fig: "Figure", caption: str = "") -> Markup:
     """A matplotlib figure as a vector picture, on a light ground in both colour schemes."""
     buffer = io.BytesIO()
     fig.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
