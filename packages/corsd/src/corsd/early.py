@@ -31,7 +31,8 @@ def exit_logits(
     device: torch.device,
 ) -> tuple[Float[Tensor, "depths images classes"], Int[Tensor, " images"]]:
     """Logits of every exit and, last, of the net itself, with the labels; on the CPU in float32."""
-    net.eval(), exits.eval()
+    net.eval()
+    exits.eval()
     capture = FeatureCapture(net, [stage.name for stage in stages])
     rows, all_labels = [], []
     for images, labels in test_loader(dataset, 500):
@@ -56,9 +57,10 @@ def exit_accuracy(
 @torch.no_grad()
 def exit_flops(
     net: nn.Module, stages: Sequence[Stage], exits: Exits, image: Float[Tensor, "1 ..."]
-) -> list[int]:
-    """FLOPs up to and with each exit; the last is the whole net with all exits tried on the way."""
-    net.eval(), exits.eval()
+) -> tuple[list[int], int]:
+    """FLOPs up to and with each exit, last of the net after all exits were tried; and of the net alone."""
+    net.eval()
+    exits.eval()
     reached: dict[str, int] = {}
     maps: dict[str, Tensor] = {}
     with FlopCounterMode(display=False) as counter:
@@ -82,7 +84,7 @@ def exit_flops(
             head(branch(as_map(maps[stage.name], stage.layout)).mean((2, 3)))
         spent += counter.get_total_flops()
         costs.append(reached[stage.name] + spent)
-    return [*costs, whole + spent]
+    return [*costs, whole + spent], whole
 
 
 def accuracy_against_compute(

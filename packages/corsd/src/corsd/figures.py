@@ -76,13 +76,14 @@ def relations(images: Sequence[float], stages: Mapping[str, Sequence[Curve]]) ->
 def matrices(stages: Mapping[str, np.ndarray], class_names: Sequence[str]) -> Figure:
     """The mean relation between all pairs of classes, one picture per stage, all on one scale."""
     figure, panels = _panels(len(stages), 2.6 * len(stages) + 0.8, 2.9, grid=False)
+    pictures = []
     for axes, (name, values) in zip(panels, stages.items(), strict=True):
-        picture = axes.imshow(values, vmin=0, vmax=1, cmap="viridis")
+        pictures.append(axes.imshow(values, vmin=0, vmax=1, cmap="viridis"))
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("class of the second image")
         _class_ticks(axes, class_names)
     panels[0].set_ylabel("class of the first image")
-    bar = figure.colorbar(picture, ax=panels, fraction=0.03, pad=0.02)
+    bar = figure.colorbar(pictures[0], ax=panels, fraction=0.03, pad=0.02)
     bar.set_label("relation (0 alike, 1 unlike)")
     return figure
 
@@ -127,7 +128,7 @@ def confusion(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
 
 
 def reliability(nets: Mapping[str, tuple[np.ndarray, np.ndarray]], bins: int = 15) -> Figure:
-    """Confidence against accuracy in equal bins, with the share of images in each below; (confidence, right)."""
+    """Accuracy against confidence in equal bins of five images or more, and the share of images in each."""
     figure = Figure(figsize=(5.4, 4.4), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 100], [0, 100], color=QUIET, linewidth=1, linestyle="--", label="perfectly calibrated")
@@ -135,7 +136,7 @@ def reliability(nets: Mapping[str, tuple[np.ndarray, np.ndarray]], bins: int = 1
     for number, (name, (confidence, right)) in enumerate(nets.items()):
         place = np.clip(np.digitize(confidence, edges) - 1, 0, bins - 1)
         count = np.bincount(place, minlength=bins)
-        filled = count > 0
+        filled = count >= 5
         x = 100 * np.bincount(place, confidence, bins)[filled] / count[filled]
         y = 100 * np.bincount(place, right, bins)[filled] / count[filled]
         colour = COLOURS[number]

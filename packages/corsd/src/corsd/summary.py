@@ -10,6 +10,22 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
+NAMES = {
+    "corsd": "CORSD",
+    "ce": "cross-entropy",
+    "ce_triplets": "cross-entropy, triplet sampler",
+    "label_smoothing": "label smoothing",
+    "deep_supervision": "deep supervision",
+    "byot": "BYOT (2019)",
+    "byot_tpami": "BYOT (2022)",
+    "rkd": "RKD",
+    "sp": "SP",
+    "pkt": "PKT",
+    "cs_kd": "CS-KD",
+    "ps_kd": "PS-KD",
+    "dlb": "DLB",
+}
+
 
 def summarise(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The result of a run from those of its cells, of which the first is of the method in question.

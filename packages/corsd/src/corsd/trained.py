@@ -98,14 +98,14 @@ def open_distiller(trained: Trained) -> Distiller | None:
         CheckpointError: there is no whole checkpoint.
     """
     config, names, p = trained.config, trained.class_names, trained.preprocess
-    if config.method != "corsd":
-        return None
     net = open_net(config.model, len(names), p.channels, config.width)
     nothing = ArrayImages(
         torch.zeros(0, p.channels, p.size, p.size, dtype=torch.uint8), torch.zeros(0).long(), names
     )
     unused = Data(nothing, None, nothing, nothing.labels, names, p)
     distiller = build_method(config, net, unused, config.seeds[0], steps=1)
+    if not isinstance(distiller, Distiller):
+        return None
     distiller.load_state_dict(checkpoint.load(trained.folder / "checkpoints").tensors["method"])
     return distiller.eval()
 
