@@ -6,11 +6,15 @@ out = distiller(images, labels)
 out.loss.backward()
 """
 
-from corsd.distiller import Distiller, Output
-from corsd.exits import EarlyExit, Exits
-from corsd.losses import Variant, Weights
-from corsd.pairs import TripletDataset, collate_triplets, triplet_plan
-from corsd.stages import find_stages
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from corsd.distiller import Distiller, Output
+    from corsd.exits import EarlyExit, Exits
+    from corsd.losses import Variant, Weights
+    from corsd.pairs import TripletDataset, collate_triplets, triplet_plan
+    from corsd.stages import find_stages
 
 __version__ = "0.1.0"
 
@@ -26,3 +30,27 @@ __all__ = [
     "find_stages",
     "triplet_plan",
 ]
+
+# Modules are imported when a name is first used: the command line answers --help without torch.
+_HOMES = {
+    "Distiller": "distiller",
+    "Output": "distiller",
+    "EarlyExit": "exits",
+    "Exits": "exits",
+    "Variant": "losses",
+    "Weights": "losses",
+    "TripletDataset": "pairs",
+    "collate_triplets": "pairs",
+    "triplet_plan": "pairs",
+    "find_stages": "stages",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"baselines", "relation", *_HOMES.values()}:
+        return import_module(f"corsd.{name}")
+    if name in {"baselines", "relation", *_HOMES.values()}:
+        return import_module(f"corsd.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"corsd.{_HOMES[name]}"), name)

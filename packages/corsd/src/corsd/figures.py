@@ -19,7 +19,9 @@ def seeds_dots(accuracy: Mapping[str, Sequence[float]]) -> Figure:
         colour = OWN if row == 0 else QUIET
         axes.plot(values, [row] * len(values), "o", color=colour, alpha=0.75, markersize=7, mec="white")
         axes.plot([np.mean(values)] * 2, [row - 0.28, row + 0.28], color=INK, linewidth=2)
-        axes.text(1.01, row, f"{np.mean(values):.2f}", transform=axes.get_yaxis_transform(), va="center")
+        spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+        words = f"{np.mean(values):.2f}{spread}"
+        axes.text(1.01, row, words, transform=axes.get_yaxis_transform(), va="center")
     axes.set_yticks(range(len(accuracy)), list(accuracy))
     axes.set_ylim(len(accuracy) - 0.5, -0.5)
     axes.margins(x=0.08)

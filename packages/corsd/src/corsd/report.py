@@ -48,27 +48,27 @@ def _finished(cell: Path) -> bool:
 
 def _outcome(result: dict[str, Any]) -> list[Markup]:
     name, seeds = NAMES[result["method"]], len(result["seeds"])
-    shown = {_with_sd(f"{name}, test accuracy", result["accuracy_sd"]): f"{result['accuracy_mean']:.2f} %"}
+    shown = {name: f"{result['accuracy_mean']:.2f} %"}
     said = []
     if result["gain"] is not None:
-        label = _with_sd("cross-entropy, the same budget", result["baseline_sd"])
-        shown[label] = f"{result['baseline_mean']:.2f} %"
-        shown[f"difference in points, {_certainty(result['gain_interval'])}"] = f"{result['gain']:+.2f}"
+        shown["cross-entropy"] = f"{result['baseline_mean']:.2f} %"
+        shown["difference in points"] = f"{result['gain']:+.2f}"
+        shown["its 95 % interval"] = _interval(result["gain_interval"])
         said.append(_comparison(name, "cross-entropy", result["gain"], result["gain_interval"]))
     if result["best_control"] not in (None, "ce"):
         best = f"{NAMES[result['best_control']]}, the best control"
         interval = result["gain_over_best_control_interval"]
         said.append(_comparison(name, best, result["gain_over_best_control"], interval))
-    shown |= {"seeds": str(seeds), "all trainings together": _duration(result["seconds"])}
+    shown |= {"seeds": str(seeds), "all trainings": _duration(result["seconds"])}
     said.append(
-        "Every number is of the net after its last step, not of the step that the test images like best."
+        "Accuracy is that of the net after its last step on the test images, which nothing was chosen by."
         + (" One seed only: a second one may well differ by more than methods do." if seeds == 1 else "")
     )
     sections = [cards(shown), text("\n\n".join(said))]
     if result["controls"] or seeds > 1:
         accuracy = {name: result["accuracies"]}
         accuracy |= {NAMES[key]: value["accuracy"] for key, value in result["controls"].items()}
-        caption = "A dot is one training, a stroke the mean over seeds (number at the right)."
+        caption = "A dot is one training, a stroke the mean; numbers are mean ± standard deviation."
         sections.append(figure(figures.seeds_dots(accuracy), caption))
     return sections
 
@@ -78,14 +78,8 @@ def _comparison(name: str, other: str, gain: float, interval: list[float] | None
     return f"{name} is {abs(gain):.2f} points {direction} {other}. Paired by seed: {verdict(interval)}."
 
 
-def _with_sd(words: str, sd: float | None) -> str:
-    return words if sd is None else f"{words} (standard deviation {sd:.2f})"
-
-
-def _certainty(interval: list[float] | None) -> str:
-    if interval is None:
-        return "one seed"
-    return "the 95 % interval holds 0" if interval[0] <= 0 <= interval[1] else "the 95 % interval excludes 0"
+def _interval(interval: list[float] | None) -> str:
+    return "unknown" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}"
 
 
 def _settings(folder: RunFolder, result: dict[str, Any]) -> list[Markup]:
