@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from shared_core.data.augment import normalize, to_float
 from shared_core.data.loader import test_loader
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -70,9 +71,9 @@ def predictions(
     net.eval()
     generator = torch.Generator().manual_seed(0)
     for images, labels in test_loader(dataset, batch_size):
-        inputs = images.to(device)
+        inputs = preprocess(images.to(device))
         if noise:
-            pixels = images.float().div(255)
+            pixels = to_float(images)
             pixels = (pixels + noise * torch.randn(pixels.shape, generator=generator)).clamp(0, 1)
-            inputs = pixels.mul(255).to(device)
-        yield net(preprocess(inputs)).float().cpu(), labels
+            inputs = normalize(pixels.to(device), preprocess.mean, preprocess.std)
+        yield net(inputs).float().cpu(), labels
