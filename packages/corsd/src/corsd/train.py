@@ -11,6 +11,7 @@ A *cell* is one method with one seed: an ordinary run folder.  A run of several 
 This file is the recipe and nothing else; your own loop needs only :class:`corsd.Distiller`.
 """
 
+import json
 import math
 import os
 import time
@@ -57,17 +58,22 @@ def train_cell(config: TrainConfig, seed: int, out: Path, resume: bool = False) 
     """
     folder = RunFolder(out)
     if resume and folder.finished():
-        return checkpoint_result(folder)
-
-    # devices, precision, processes
+        return json.loads(folder.result.read_text())
     if config.device not in ("auto", "cpu"):
         os.environ.setdefault("ACCELERATE_TORCH_DEVICE", config.device)
     accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=PRECISION[config.precision])
-    device, main = accelerator.device, accelerator.is_main_process
+    if not accelerator.is_main_process:
+        return _train(config, seed, folder, resume, accelerator)
+    with folder.open({**config.model_dump(mode="json"), "seeds": [seed], "controls": []}, resume=resume):
+        return _train(config, seed, folder, resume, accelerator)
+
+
+def _train(
+    config: TrainConfig, seed: int, folder: RunFolder, resume: bool, accelerator: Accelerator
+) -> dict[str, Any]:
+    out, device, main = folder.path, accelerator.device, accelerator.is_main_process
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    if main:
-        folder.open({**config.model_dump(mode="json"), "seeds": [seed], "controls": []}, resume=resume)
 
     # data: what a step sees is a pure function of (seed, step)
     data = open_data(config)
@@ -129,8 +135,8 @@ def train_cell(config: TrainConfig, seed: int, out: Path, resume: bool = False) 
         checkpoint.save(folder.checkpoints, step, saved, state)
         accelerator.wait_for_everyone()
 
-    trackers = [config.tracker] if main and config.tracker != "none" else []
-    log = MetricsLog(folder.metrics, trackers) if main else None
+    trackers = [] if config.tracker == "none" else [config.tracker]
+    opened_log = MetricsLog(folder.metrics, trackers) if main else nullcontext()
     bar = tqdm(
         total=steps,
         initial=step,
@@ -138,7 +144,7 @@ def train_cell(config: TrainConfig, seed: int, out: Path, resume: bool = False) 
         disable=None if main else True,
         leave=False,
     )
-    with StopFlag() as stop, bar:
+    with StopFlag() as stop, bar, opened_log as log:
         method.train()
         while step < steps:
             started = time.perf_counter()
@@ -212,14 +218,12 @@ def train_cell(config: TrainConfig, seed: int, out: Path, resume: bool = False) 
         result["accuracy_best_on_validation"] = accuracy(
             best.to(device, memory_format=memory_format), data.test, data.preprocess, device
         )
-    if log:
-        log.close()
+    if main:
         save_net(net, out / "net.safetensors")
         if getattr(method, "exits", None) is not None:
             save_net(method.exits, out / "exits.safetensors")
         write_json(out / "preprocess.json", {**data.preprocess.record(), "class_names": data.class_names})
         write_json(folder.result, result)
-        folder.close()
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     return result
@@ -276,13 +280,6 @@ def save_net(net: nn.Module, path: Path) -> None:
     temporary = path.with_suffix(".tmp")
     save_model(net, str(temporary))
     os.replace(temporary, path)
-
-
-def checkpoint_result(folder: RunFolder) -> dict[str, Any]:
-    """The result that a finished cell left behind."""
-    import json
-
-    return json.loads(folder.result.read_text())
 
 
 def _read_net(path: Path) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ runs/NAME/  config.yaml  env.json  metrics.jsonl  result.json  report.html  chec
 ...     write_json(run.result, {...})
 """
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,8 +64,12 @@ class RunFolder:
         return self.result.exists()
 
     def close(self) -> None:
-        """Lets go of the lock."""
+        """Lets go of the lock, also for forked workers of a loader that still hold the file open."""
         if self._lock is not None:
+            with contextlib.suppress(ImportError):
+                import fcntl
+
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
             self._lock.close()
             self._lock = None
 
