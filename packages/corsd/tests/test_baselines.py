@@ -78,7 +78,9 @@ every_relation = pytest.mark.parametrize(("fast", "slow"), RELATIONS.values(), i
 
 @every_relation
 def test_handcrafted_relations_equal_slow_loops(fast, slow):
-    assert fast(_features(1), _features(2)).item() == pytest.approx(slow(_features(1), _features(2)), rel=1e-6)
+    assert fast(_features(1), _features(2)).item() == pytest.approx(
+        slow(_features(1), _features(2)), rel=1e-6
+    )
 
 
 @every_relation
@@ -173,7 +175,9 @@ def test_progressive_targets_follow_past_predictions():
     torch.testing.assert_close(past, first.logits.detach().softmax(1))
     second = module(images(), LABELS, index)
     target = 0.6 * torch.nn.functional.one_hot(LABELS, 4) + 0.4 * past  # half way: a = 0.8 / 2
-    torch.testing.assert_close(second.parts["soft_ce"], -(target * second.logits.log_softmax(1)).sum(1).mean())
+    torch.testing.assert_close(
+        second.parts["soft_ce"], -(target * second.logits.log_softmax(1)).sum(1).mean()
+    )
     with pytest.raises(ValueError, match=r"PS-KD needs index"):
         module(images(), LABELS)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from shared_core.data.augment import crop_flip, normalize, to_float
 from shared_core.data.loader import KeyedDataset

@@ -6,6 +6,7 @@ logits, depth = fast(images)        # depth: which exit answered, len(exits) for
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +49,7 @@ class Exits(nn.Module):
 def _branch(channels: int, deepest: int, blocks: int, norm: Norm) -> list[nn.Module]:
     factor = (deepest / channels) ** (1 / blocks)
     widths = [channels, *(round(channels * factor ** (i + 1)) for i in range(blocks - 1)), deepest]
-    return [SeparableBlock(a, b, norm) for a, b in zip(widths, widths[1:], strict=False)]
+    return [SeparableBlock(a, b, norm) for a, b in pairwise(widths)]
 
 
 def exit_losses(
@@ -77,7 +78,7 @@ class EarlyExit(nn.Module):
 
     def __init__(self, net: nn.Module, stages: Sequence[Stage], exits: Exits, threshold: float = 0.9):
         super().__init__()
-        if not 0 < threshold:
+        if threshold <= 0:
             raise ValueError(f"threshold={threshold}; give a probability (above 1 never exits early)")
         if len(stages) != len(exits):
             raise ValueError(f"{len(exits)} exits need as many stages; got {[s.name for s in stages]}")

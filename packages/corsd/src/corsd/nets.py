@@ -3,7 +3,6 @@
 import importlib.util
 from pathlib import Path
 
-import torch
 from torch import nn
 
 SMALL_BLOCKS = {"resnet10": [1, 1, 1, 1], "resnet18": [2, 2, 2, 2]}

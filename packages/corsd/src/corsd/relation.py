@@ -10,6 +10,7 @@ stands in two pairs is convolved once, and no pair of full-size maps is ever bui
 plain form on joined maps (a test holds the two together).
 """
 
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -62,9 +63,7 @@ class RelationNetwork(nn.Module):
         super().__init__()
         self.attention = Attention(channels, norm) if attention else None
         self.first = PairBlock(channels, widths[0], norm) if widths else None
-        self.blocks = nn.Sequential(
-            *(SeparableBlock(a, b, norm) for a, b in zip(widths, widths[1:], strict=False))
-        )
+        self.blocks = nn.Sequential(*(SeparableBlock(a, b, norm) for a, b in pairwise(widths)))
         vector = widths[-1] if widths else 2 * channels
         self.relation = nn.Sequential(
             nn.Linear(vector, hidden),
