@@ -49,6 +49,7 @@ def train(arguments: list[str]) -> int:
         default = load_yaml(TrainConfig, given.config, default)
     if given.resume:
         default = load_yaml(TrainConfig, given.resume / "config.yaml")
+    _refuse_keys(flags, TrainConfig)
     config = parse_config(TrainConfig, flags, "corsd train", default)
 
     from corsd.run import is_main, leave, run
@@ -139,6 +140,18 @@ def report(arguments: list[str]) -> int:
     with user_errors():
         print(f"open {write(given.run)}")
     return 0
+
+
+def _refuse_keys(flags: list[str], config: Any) -> None:
+    """Say of a flag that is a key of the file that it is one; tyro only knows that it is not a flag."""
+    from tyro.conf import Suppress
+
+    hidden = Suppress[int].__metadata__[0]
+    keys = {name for name, field in config.model_fields.items() if hidden in field.metadata}
+    for flag in flags:
+        key = flag.removeprefix("--").partition("=")[0].partition(".")[0].replace("-", "_")
+        if flag.startswith("--") and key in keys:
+            raise ConfigError(f"{flag} is no flag: {key} is set in the YAML file that --config names")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

@@ -58,7 +58,6 @@ def evaluate(
     }
 
 
-@torch.no_grad()
 def predictions(
     net: nn.Module,
     dataset: Dataset,
@@ -76,4 +75,7 @@ def predictions(
             pixels = to_float(images)
             pixels = (pixels + noise * torch.randn(pixels.shape, generator=generator)).clamp(0, 1)
             inputs = normalize(pixels.to(device), preprocess.mean, preprocess.std)
-        yield net(inputs).float().cpu(), labels
+        # Not a decorator: whatever wraps a generator function hides from no_grad that it is one.
+        with torch.no_grad():
+            logits = net(inputs)
+        yield logits.float().cpu(), labels

@@ -35,14 +35,10 @@ class Exits(nn.Module):
     def __len__(self) -> int:
         return len(self.branches)
 
-    def features(
-        self, maps: Sequence[Float[Tensor, "batch channels height width"]]
-    ) -> list[Float[Tensor, "batch deepest"]]:
+    def features(self, maps: Sequence[Float[Tensor, "batch _ _ _"]]) -> list[Float[Tensor, "batch deepest"]]:
         return [branch(m).mean((2, 3)) for branch, m in zip(self.branches, maps, strict=True)]
 
-    def forward(
-        self, maps: Sequence[Float[Tensor, "batch channels height width"]]
-    ) -> list[Float[Tensor, "batch classes"]]:
+    def forward(self, maps: Sequence[Float[Tensor, "batch _ _ _"]]) -> list[Float[Tensor, "batch classes"]]:
         return [head(f) for head, f in zip(self.classifiers, self.features(maps), strict=True)]
 
 

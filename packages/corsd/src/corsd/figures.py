@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 INK, QUIET, OWN, OTHER = "#22262b", "#8b9199", "#2b5f75", "#c0603a"
 COLOURS = (OWN, OTHER, "#7a9a3c", "#8a6bb0", "#c49a2c", "#4f9ea0", "#b05b86", "#6b7078", "#3f6fc0", "#93563a")
-Curve = Mapping[str, Sequence[float]]
+Values = Any
 
 
-def seeds_dots(accuracy: Mapping[str, Sequence[float]]) -> Figure:
+def seeds_dots(accuracy: Mapping[str, Values]) -> Figure:
     """A row per method with a dot per seed and a stroke at the mean; the first is the method in question."""
     figure, (axes,) = _panels(1, 7.6, 0.9 + 0.42 * len(accuracy))
     for row, values in enumerate(accuracy.values()):
@@ -29,9 +29,7 @@ def seeds_dots(accuracy: Mapping[str, Sequence[float]]) -> Figure:
     return figure
 
 
-def curves(
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], ylabel: str, log: bool = False
-) -> Figure:
+def curves(lines: Mapping[str, tuple[Values, Values]], ylabel: str, log: bool = False) -> Figure:
     """Named lines of (images seen, value), with the names beside the axes."""
     figure, (axes,) = _panels(1, 7.6, 3.6)
     for number, (name, (x, y)) in enumerate(lines.items()):
@@ -44,7 +42,7 @@ def curves(
     return figure
 
 
-def shares(images: Sequence[float], parts: Curve) -> Figure:
+def shares(images: Values, parts: Mapping[str, Values]) -> Figure:
     """How the parts of the loss divide the gradient, as a filled stack from 0 to 100 %."""
     figure, (axes,) = _panels(1, 7.6, 3.2)
     values = [100 * np.asarray(parts[name]) for name in parts]
@@ -57,7 +55,7 @@ def shares(images: Sequence[float], parts: Curve) -> Figure:
     return figure
 
 
-def relations(images: Sequence[float], stages: Mapping[str, Sequence[Curve]]) -> Figure:
+def relations(images: Values, stages: Mapping[str, Sequence[Mapping[str, Values]]]) -> Figure:
     """For each stage the relations of same-class and of other-class pairs; a thin line per seed."""
     figure, panels = _panels(len(stages), 2.5 * len(stages) + 0.6, 2.6, sharey=True)
     for axes, (name, seeds) in zip(panels, stages.items(), strict=True):
@@ -90,7 +88,7 @@ def matrices(stages: Mapping[str, np.ndarray], class_names: Sequence[str]) -> Fi
     return figure
 
 
-def per_class(accuracy: Mapping[str, Sequence[float]], class_names: Sequence[str]) -> Figure:
+def per_class(accuracy: Mapping[str, Values], class_names: Sequence[str]) -> Figure:
     """Accuracy of every class; with many classes in order of the first method's accuracy."""
     figure, (axes,) = _panels(1, 7.6, 3.2)
     order = np.arange(len(class_names))
@@ -154,7 +152,7 @@ def reliability(nets: Mapping[str, tuple[np.ndarray, np.ndarray]], bins: int = 1
     return figure
 
 
-def noise(accuracy: Mapping[str, Mapping[float, Sequence[float]]]) -> Figure:
+def noise(accuracy: Mapping[str, Mapping[float, Values]]) -> Figure:
     """Accuracy against the strength of the noise, the mean over seeds, with a dot per seed."""
     figure, (axes,) = _panels(1, 7.6, 3.2)
     for number, (name, levels) in enumerate(accuracy.items()):
@@ -170,7 +168,7 @@ def noise(accuracy: Mapping[str, Mapping[float, Sequence[float]]]) -> Figure:
 
 
 def compute(
-    thresholds: Sequence[Mapping[str, Any]], exits: Mapping[str, tuple[float, float]], ensemble: float
+    thresholds: Sequence[Mapping[str, Any]], exits: Mapping[str, tuple[float | int, float]], ensemble: float
 ) -> Figure:
     """Accuracy against mean compute: a line over thresholds, a square per exit for (FLOPs, accuracy)."""
     figure, (axes,) = _panels(1, 7.6, 3.6)

@@ -25,7 +25,6 @@ def find_images(places: Sequence[Path]) -> list[str]:
     return found
 
 
-@torch.no_grad()
 def predict(
     trained: Trained, paths: Sequence[str], device: torch.device, batch_size: int = 64
 ) -> Iterator[dict[str, Any]]:
@@ -41,7 +40,8 @@ def predict(
             except BadImageError as error:
                 answers.append({"path": printable(path), "error": str(error)})
         if images:
-            probabilities = net(trained.preprocess(torch.stack(images).to(device))).float().softmax(1)
+            with torch.no_grad():
+                probabilities = net(trained.preprocess(torch.stack(images).to(device))).float().softmax(1)
             best = iter(zip(*(v.tolist() for v in probabilities.max(1)), strict=True))
             for answer in answers:
                 if "error" not in answer:

@@ -49,10 +49,21 @@ def run(config: TrainConfig, out: Path, resume: bool = False) -> dict[str, Any]:
     """
     check(config)
     cells = cells_of(config, out)
-    folder = RunFolder(out)
     if len(cells) == 1:
         results = [train.train_cell(cells[0].config, cells[0].seed, out, resume)]
     else:
+        results = train_cells(config, cells, out, resume)
+    result = summarise(results)
+    if is_main():
+        check_result(result, schema())
+        write_json(out / "result.json", {**results[0], **result} if len(cells) == 1 else result)
+        report(out)
+    return result
+
+
+def train_cells(config: TrainConfig, cells: list[Cell], out: Path, resume: bool) -> list[dict[str, Any]]:
+    """Train several cells below ``out``, with a line in its metrics.jsonl for each."""
+    with RunFolder(out) as folder:
         if is_main() and not (resume and folder.finished()):
             folder.open(config, resume)
         cut_back(folder.metrics, 0) if is_main() else None
@@ -61,13 +72,7 @@ def run(config: TrainConfig, out: Path, resume: bool = False) -> dict[str, Any]:
             results.append(train.train_cell(cell.config, cell.seed, cell.folder, resume))
             if is_main():
                 log_cell(folder.metrics, number, results[-1])
-    result = summarise(results)
-    if is_main():
-        check_result(result, schema())
-        write_json(folder.result, {**results[0], **result} if len(cells) == 1 else result)
-        folder.close()
-        report(out)
-    return result
+    return results
 
 
 def cells_of(config: TrainConfig, out: Path) -> list[Cell]:
@@ -114,6 +119,9 @@ def open_accelerator(config: TrainConfig) -> Accelerator:
         raise ValueError(f"device is {config.device!r}; it must be auto, cpu, cuda, cuda:N or mps")
     if not present[kind]:
         raise ValueError(f"device is {config.device!r}, but torch finds no {kind} here; choose auto or cpu")
+    on_cpu = kind == "cpu" or (kind == "auto" and not (present["cuda"] or present["mps"]))
+    if config.precision == "fp16" and on_cpu:
+        raise ValueError("precision fp16 needs a GPU; choose bf16 or fp32 on a CPU")
     if config.device not in ("auto", "cpu"):
         os.environ["ACCELERATE_TORCH_DEVICE"] = config.device
     return Accelerator(cpu=config.device == "cpu", mixed_precision=train.PRECISION[config.precision])

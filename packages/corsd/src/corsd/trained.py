@@ -43,7 +43,7 @@ def open_trained(folder: Path, which: Which = "last") -> Trained:
     config = load_yaml(TrainConfig, folder / "config.yaml")
     record = read_json(folder / "preprocess.json")
     names = record.pop("class_names")
-    preprocess = Preprocess(**record)
+    preprocess = Preprocess(**{**record, "mean": tuple(record["mean"]), "std": tuple(record["std"])})
     weights = folder / ("net.safetensors" if which == "last" else "net-best.safetensors")
     if not weights.is_file():
         raise ValueError(
