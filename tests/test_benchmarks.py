@@ -1,0 +1,146 @@
+"""Every benchmark runs on small sizes and writes the JSON that it promises; what it measures is not judged here."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+TORCHDISTILL = BENCHMARKS / "torchdistill"
+
+SPREAD = {
+    "type": "object",
+    "required": ["median", "lower", "upper"],
+    "additionalProperties": {"type": "number"},
+}
+FIGURE = {
+    "type": "object",
+    "required": ["name", "what", "unit", "values", "goal", "met", "repeats"],
+    "properties": {
+        "values": {"type": "object", "minProperties": 2, "additionalProperties": SPREAD},
+        "ratio": SPREAD,
+        "difference": SPREAD,
+        "goal": {"type": ["number", "null"]},
+        "met": {"type": ["boolean", "null"]},
+        "repeats": {"type": "integer", "minimum": 1},
+    },
+    "oneOf": [{"required": ["ratio"]}, {"required": ["difference"]}],
+}
+SCHEMA = {
+    "type": "object",
+    "required": ["quick", "figures", "load", "environment"],
+    "properties": {"figures": {"type": "array", "items": FIGURE}, "environment": {"type": "object"}},
+}
+
+
+def run(script: str, out: Path, *options: str | Path, **environment: str) -> dict:
+    """The JSON that a quick run of a benchmark wrote; ``environment`` replaces all but PATH."""
+    command = [sys.executable, BENCHMARKS / script, "--out", out, "--quick", *options]
+    variables = {"PATH": os.environ["PATH"], **environment} if environment else None
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())
+    jsonschema.validate(record, SCHEMA)
+    assert record["quick"]
+    # a printed line for each figure
+    assert [f["name"] for f in record["figures"] if f"{f['name']}: " not in done.stdout] == []
+    return record
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "figures"),
+    [
+        ("corsd_step.py", {"in_batch time", "in_batch memory", "triplets time", "rkd time"}),
+        ("corsd_loader.py", {"loader against the step of width 8"}),
+        ("corsd_import.py", {"import corsd", "corsd.Distiller", "corsd --help"}),
+    ],
+)
+def test_a_quick_run_writes_its_figures(script: str, figures: set[str], tmp_path: Path) -> None:
+    record = run(script, tmp_path / "out.json")
+    assert {figure["name"] for figure in record["figures"]} == figures
+    # small sizes prove no goal
+    assert {figure["met"] for figure in record["figures"]} == {None}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (TORCHDISTILL / ".venv").exists(),
+    reason="torchdistill's environment is gigabytes of downloads; make bench makes it",
+)
+def test_torchdistill_is_measured(tmp_path: Path) -> None:
+    record = run("torchdistill_rkd.py", tmp_path / "out.json")
+    assert "error" not in record, record["error"]
+    assert {"control", "our RKD over theirs"} <= {figure["name"] for figure in record["figures"]}
+
+
+def test_without_torchdistill_the_reason_is_recorded(tmp_path: Path) -> None:
+    record = run(
+        "torchdistill_rkd.py", tmp_path / "out.json", "--environment", tmp_path / "new",
+        UV_OFFLINE="1", UV_CACHE_DIR=str(tmp_path / "cache"),
+    )  # fmt: skip
+    assert record["figures"] == []
+    assert record["tried"][:3] == ["uv.sh", "pip", "sync"]
+    assert "torchdistill==1.1.5" in record["versions"]
+    assert record["error"]
+
+
+def test_torchdistill_gets_the_torch_of_our_lock() -> None:
+    locked = {p["name"]: p["version"] for p in tomllib.loads((ROOT / "uv.lock").read_text())["package"]}
+    pinned = dict(
+        re.findall(r"^(torch|torchvision)==(\S+)", (TORCHDISTILL / "requirements.txt").read_text(), re.M)
+    )
+    assert pinned == {name: locked[name] for name in ("torch", "torchvision")}
+
+
+@pytest.fixture
+def figures():
+    spec = importlib.util.spec_from_file_location("_figures", BENCHMARKS / "_figures.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_variants_take_turns_and_the_warm_up_is_dropped(figures) -> None:
+    order = []
+    variants = {name: lambda n=name: order.append(n) or float(len(order)) for name in "abc"}
+    values = figures.interleaved(variants, rounds=2, warmup=1)
+    assert "".join(order) == "abc" + "bca" + "cab"
+    assert values == {"a": [6.0, 8.0], "b": [4.0, 9.0], "c": [5.0, 7.0]}
+
+
+@pytest.mark.parametrize(
+    ("goal", "options", "met"),
+    [
+        (2.0, {}, True),
+        (1.9, {}, False),
+        (2.0, {"at_least": True}, True),
+        (2.1, {"at_least": True}, False),
+        (1.9, {"quick": True}, None),
+        (None, {}, None),
+    ],
+)
+def test_the_median_of_the_rounds_ratios_is_judged(figures, goal, options, met, capsys) -> None:
+    # The ratio of the medians would be 4 / 2 = 2 as well, had the second machine not stalled: 9 / 2.
+    values = {"new": [4.0, 9.0, 40.0], "old": [2.0, 1.0, 20.0]}
+    found = figures.ratio("f", "what", "s", values, "new", "old", goal=goal, **options)
+    assert found["ratio"] == {"median": 2.0, "lower": 2.0, "upper": 5.5}
+    assert found["values"]["new"]["median"] == 9.0
+    assert (found["met"], found["repeats"]) == (met, 3)
+    assert capsys.readouterr().out.startswith("f: ratio 2 (2 to 5.5)")
+
+
+def test_a_difference_is_taken_round_by_round(figures) -> None:
+    found = figures.difference("f", "what", "s", {"a": [3.0, 5.0], "b": [1.0, 1.0]}, "a", "b", goal=2.5)
+    assert found["difference"]["median"] == 3.0
+    assert found["met"] is False
