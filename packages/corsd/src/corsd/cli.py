@@ -15,7 +15,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from shared_core.run.config import ConfigError, load_yaml, parse_config, run_commands, user_errors
 
@@ -146,7 +146,7 @@ def _refuse_keys(flags: list[str], config: Any) -> None:
     """Say of a flag that is a key of the file that it is one; tyro only knows that it is not a flag."""
     from tyro.conf import Suppress
 
-    hidden = Suppress[int].__metadata__[0]
+    hidden = get_args(Suppress[int])[1]
     keys = {name for name, field in config.model_fields.items() if hidden in field.metadata}
     for flag in flags:
         key = flag.removeprefix("--").partition("=")[0].partition(".")[0].replace("-", "_")

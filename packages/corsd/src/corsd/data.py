@@ -34,7 +34,7 @@ class Preprocess:
     std: tuple[float, ...]
     crop: bool
 
-    def fit(self, image: UInt8[Tensor, "channels height width"]) -> UInt8[Tensor, "channels size size"]:
+    def fit(self, image: UInt8[Tensor, "channels height width"]) -> UInt8[Tensor, "_ size size"]:
         """One image of any size brought to the input's size and channel count."""
         from torchvision.transforms.v2 import functional as tv
 

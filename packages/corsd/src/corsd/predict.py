@@ -30,12 +30,14 @@ def predict(
 ) -> Iterator[dict[str, Any]]:
     """{"path", "class", "probability"} for each file in order, or {"path", "error"} for a broken one."""
     net = trained.net.to(device).eval()
+    # Grey files stay as they are: through RGB and back they would lose a level.
+    mode = "L" if trained.preprocess.channels == 1 else "RGB"
     for begin in range(0, len(paths), batch_size):
         answers: list[dict[str, Any]] = []
         images = []
         for path in paths[begin : begin + batch_size]:
             try:
-                images.append(trained.preprocess.fit(read_image(path)))
+                images.append(trained.preprocess.fit(read_image(path, mode)))
                 answers.append({"path": printable(path)})
             except BadImageError as error:
                 answers.append({"path": printable(path), "error": str(error)})
