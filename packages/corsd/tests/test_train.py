@@ -192,6 +192,19 @@ def test_gradient_shares_are_of_the_parts():
     assert shares == pytest.approx({"a": 0.25, "b": 0.75})
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 10])
+@pytest.mark.parametrize("schedule", ["onecycle", "cosine", "constant"])
+def test_schedules_of_any_length_stay_between_0_and_the_peak(schedule, steps):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    rates = train._schedule(TINY.model_copy(update={"optim": Optim(schedule=schedule)}), optimizer, steps)
+    seen = []
+    for _ in range(steps):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        rates.step()
+    assert all(0 < rate <= 0.1 + 1e-12 for rate in seen)
+
+
 def test_loss_falls_and_digits_are_learnt(tmp_path):
     config = TINY.model_copy(update={"images_per_class": None, "epochs": 3.0, "optim": Optim(lr=0.05)})
     result = train_cell(config, 0, tmp_path / "a")

@@ -312,9 +312,9 @@ def _plan(config: TrainConfig, labels: Tensor, seed: int) -> tuple[Plan, int]:
 def _schedule(config: TrainConfig, optimizer: torch.optim.Optimizer, steps: int):
     o = config.optim
     if o.schedule == "onecycle":
-        return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, o.lr, total_steps=steps + 1, pct_start=max(o.warmup, 1 / (steps + 1))
-        )
+        # The rise takes one step at least, or the cycle of a very short run divides by 0.
+        rise = min(max(o.warmup, 2 / (steps + 1)), 1.0)
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, o.lr, total_steps=steps + 1, pct_start=rise)
 
     def factor(step: int) -> float:
         warm = max(o.warmup * steps, 1.0)

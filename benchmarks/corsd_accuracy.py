@@ -1,0 +1,244 @@
+"""Does CORSD help?  Accuracy of the method and of the controls that might win, on equal numbers of images.
+
+    python benchmarks/corsd_accuracy.py tune --jobs 2         # choose on images held out of the training set
+    python benchmarks/corsd_accuracy.py final --jobs 2        # fresh seeds, the test set once; hours; resumable
+    python benchmarks/corsd_accuracy.py                       # docs/results/corsd.{md,json,png} from the cells
+    python benchmarks/corsd_accuracy.py --quick --out FILE    # two tiny cells: does it run?
+
+Protocol: `tune` gives every tuned row the same number of trials on a validation split; what it chose stands in
+CHOSEN, fixed in a commit; `final` trains with seeds that tuning never used and reads the test set once, after
+the last step.  Every row of a setting sees the same number of images.
+
+A cell is one setting, row and seed.  It trains in an ordinary run folder, goes on where it was interrupted, and
+leaves one small JSON in benchmarks/results/corsd_accuracy/.  Processes share the cells: one that another
+process trains is passed over.
+"""
+
+import argparse
+import json
+import multiprocessing
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from corsd.config import LossWeights, TrainConfig
+from shared_core.run.atomic import write_json
+from shared_core.run.folder import RunFolderError
+
+ROOT = Path(__file__).parents[1]
+CELLS = ROOT / "benchmarks" / "results" / "corsd_accuracy"
+RUNS = ROOT / "runs" / "bench" / "corsd_accuracy"
+RESULTS = ROOT / "docs" / "results"
+CIFAR = ROOT.parent / "shared" / "data" / "cifar100.npz"
+
+# One thread and two processes are the fast way for nets of this size.
+COMMON = {"threads": 1, "device": "cpu", "log_every": 100, "checkpoint_every": 500}
+SMALL_CIFAR = {**COMMON, "data": f"npz:{CIFAR}", "model": "small:resnet18", "width": 16, "batch_size": 96}
+SETTINGS: dict[str, TrainConfig] = {
+    "digits": TrainConfig(**COMMON, width=16, images_per_class=20, augment="crop", batch_size=60, epochs=90),
+}
+SETTING_NOTES = {
+    "digits": "scikit-learn's digits, 20 training images per class, 500 test images, ResNet-10 of width 16",
+}
+
+
+def weights(auxiliary: float = 1.0, **others: float) -> LossWeights:
+    """The default weights with those of the auxiliary classifiers scaled, and others as given."""
+    usual = LossWeights()
+    scaled = {
+        name: auxiliary * getattr(usual, name) for name in ("same_ce", "same_kl", "other_ce", "other_kl")
+    }
+    return LossWeights(**{**scaled, **others})
+
+
+# What `tune` chose, per setting: updates of the configuration; rows that are not named keep the defaults.
+CHOSEN: dict[str, dict[str, dict[str, Any]]] = {}
+TRIALS: dict[str, dict[str, dict[str, Any]]] = {}
+TUNING_SEEDS, FINAL_SEEDS = (0,), (10, 11, 12)
+
+TIER_1 = {
+    "cross-entropy": {"method": "ce"},
+    "cross-entropy, triplet sampler": {"method": "ce_triplets"},
+    "label smoothing": {"method": "label_smoothing"},
+    "deep supervision": {"method": "deep_supervision"},
+    "BYOT": {"method": "byot_tpami"},
+    "RKD": {"method": "rkd", "relations.relation_weight": 0.1},
+    "CORSD (triplets)": {"method": "corsd", "pairs": "triplets"},
+    "CORSD (in-batch)": {"method": "corsd"},
+}
+TIER_2 = {
+    "CORSD without triplet": {"method": "corsd", "relations.weights.triplet": 0.0},
+    "CORSD without relation": {"method": "corsd", "relations.weights.relation": 0.0},
+    "CORSD without auxiliary": {
+        "method": "corsd",
+        **{f"relations.weights.{name}": 0.0 for name in ("same_ce", "same_kl", "other_ce", "other_kl")},
+    },
+    "CORSD without logit relation": {"method": "corsd", "relations.variant.logit_relation": "off"},
+    "CORSD, teacher not detached": {"method": "corsd", "relations.variant.detach_teacher": False},
+    "BYOT (2019)": {"method": "byot"},
+    "SP": {"method": "sp", "relations.relation_weight": 0.01},
+    "PKT": {"method": "pkt", "relations.relation_weight": 0.01},
+    "CS-KD": {"method": "cs_kd"},
+    "PS-KD": {"method": "ps_kd"},
+    "DLB": {"method": "dlb"},
+}
+ROWS = TIER_1 | TIER_2
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="Accuracy of CORSD and its controls.")
+    parser.add_argument("stage", nargs="?", choices=["tune", "final", "table"], default="table")
+    parser.add_argument("--setting", choices=list(SETTINGS), help="one setting only")
+    parser.add_argument("--tier", type=int, choices=[1, 2], default=1, help="2 adds controls and ablations")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the cells")
+    parser.add_argument("--quick", action="store_true", help="two tiny cells on digits")
+    parser.add_argument("--out", type=Path, help="also write the rows here")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        rows = quick()
+    else:
+        names = [options.setting] if options.setting else list(SETTINGS)
+        if options.stage != "table":
+            share([c for name in names for c in cells(options.stage, name, options.tier)], options.jobs)
+        rows = table()
+    if options.out:
+        write_json(options.out, {"rows": rows})
+    return 0
+
+
+def cells(stage: str, setting: str, tier: int) -> list[tuple[str, str, str, int]]:
+    """(stage, setting, row, seed), seed by seed, so that an interrupted run leaves whole comparisons."""
+    if stage == "tune":
+        return [(stage, setting, row, seed) for seed in TUNING_SEEDS for row in TRIALS.get(setting, {})]
+    rows = TIER_1 if tier == 1 else ROWS
+    return [(stage, setting, row, seed) for seed in FINAL_SEEDS for row in rows]
+
+
+def configuration(stage: str, setting: str, row: str) -> TrainConfig:
+    """The setting, then the row, then what was chosen for the row (or is on trial)."""
+    changes = dict(TRIALS[setting][row]) if stage == "tune" else {**ROWS[row], **CHOSEN[setting].get(row, {})}
+    values = SETTINGS[setting].model_dump()
+    if stage == "tune":
+        values["validation"] = 0.25
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        at = values
+        for name in parents:
+            at = at[name]
+        at[last] = value.model_dump() if isinstance(value, LossWeights) else value
+    return TrainConfig.model_validate(values)
+
+
+def share(todo: list[tuple[str, str, str, int]], jobs: int) -> None:
+    """Train the cells in ``jobs`` processes; each takes the next one that nobody has."""
+    if jobs == 1:
+        work(todo)
+        return
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=work, args=(todo,)) for _ in range(jobs)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+
+
+def work(todo: list[tuple[str, str, str, int]]) -> None:
+    from corsd.train import train_cell
+
+    for stage, setting, row, seed in todo:
+        slug = "".join(c if c.isalnum() else "-" for c in row.lower())
+        record = CELLS / stage / setting / f"{slug}-seed{seed}.json"
+        folder = RUNS / stage / setting / f"{slug}-seed{seed}"
+        if record.exists():
+            continue
+        try:
+            result = train_cell(configuration(stage, setting, row), seed, folder, resume=True)
+        except RunFolderError:
+            continue  # another process is at it
+        keep = (
+            "accuracy",
+            "train_accuracy",
+            "validation_best",
+            "noise",
+            "calibration_error",
+            "images_seen",
+            "seconds",
+        )
+        cell = {"setting": setting, "row": row, "seed": seed, **{k: result[k] for k in keep if k in result}}
+        if stage == "tune":
+            cell = {**cell, "accuracy": last_validation(folder)}  # the test set stays unread by choices
+            del cell["noise"], cell["calibration_error"]
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_json(record, cell)
+        print(f"{stage} {setting} {row} seed {seed}: {cell['accuracy']:.2f}", flush=True)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def last_validation(folder: Path) -> float:
+    """Accuracy on the validation split after the last step."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["validation"] for line in lines if "validation" in line][-1]
+
+
+def quick() -> list[dict[str, Any]]:
+    """Two rows on digits for a few steps, in a folder that is thrown away."""
+    from corsd.train import train_cell
+
+    setting, rows = SETTINGS["digits"].model_copy(update={"epochs": 0.6, "width": 8}), []
+    with tempfile.TemporaryDirectory() as folder:
+        for method in ("ce", "corsd"):
+            config = setting.model_copy(update={"method": method})
+            result = train_cell(config, 0, Path(folder) / method)
+            rows.append({key: result[key] for key in ("dataset", "net", "method", "accuracy", "images_seen")})
+    return rows
+
+
+def table() -> list[dict[str, Any]]:
+    """The rows of all finished cells; writes docs/results/corsd.json, .md and .png when there are any."""
+    found = [json.loads(path.read_text()) for path in sorted((CELLS / "final").glob("*/*.json"))]
+    rows = []
+    for setting in SETTINGS:
+        by_row: dict[str, dict[int, dict]] = {}
+        for cell in found:
+            if cell["setting"] == setting:
+                by_row.setdefault(cell["row"], {})[cell["seed"]] = cell
+        baseline = by_row.get("cross-entropy", {})
+        for row in ROWS:
+            seeds = sorted(by_row.get(row, {}).keys() & baseline.keys())
+            if seeds:
+                rows.append(summary(setting, row, seeds, by_row[row], baseline))
+    if rows:
+        from _accuracy_page import write_page
+
+        write_page(RESULTS, rows, SETTING_NOTES, tuning(), list(TIER_1))
+    return rows
+
+
+def summary(setting: str, row: str, seeds: list[int], own: dict, baseline: dict) -> dict[str, Any]:
+    config = configuration("final", setting, row)
+    return {
+        "setting": setting,
+        "dataset": "digits" if config.data == "digits" else "cifar100",
+        "net": f"{config.model.removeprefix('small:')}-w{config.width}",
+        "method": row,
+        "seeds": seeds,
+        "accuracy": [own[s]["accuracy"] for s in seeds],
+        "baseline": [baseline[s]["accuracy"] for s in seeds],
+        "train_accuracy": [own[s]["train_accuracy"] for s in seeds],
+        "noise": [own[s]["noise"] for s in seeds],
+        "calibration_error": [own[s]["calibration_error"] for s in seeds],
+        "images_seen": own[seeds[0]]["images_seen"],
+        "seconds": [own[s]["seconds"] for s in seeds],
+    }
+
+
+def tuning() -> list[dict[str, Any]]:
+    """All trials: setting, trial, validation accuracy."""
+    return [json.loads(path.read_text()) for path in sorted((CELLS / "tune").glob("*/*.json"))]
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    sys.exit(main(sys.argv[1:]))
