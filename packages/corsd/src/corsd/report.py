@@ -35,7 +35,8 @@ def report(run: Path) -> Path:
         *report_images.early_exits(trained, test, device),
         *_settings(folder, result),
     ]
-    subtitle = f"{result['net']}, {_count(result['images_seen'])} training images seen by every method"
+    subtitle = f"{result['net']}, {_count(result['images_seen'])} training images seen by every method; "
+    subtitle += f"all trainings took {_duration(result['seconds'])}"
     write_report(folder.report, f"{name} on {result['dataset']}", sections, subtitle)
     return folder.report
 
@@ -59,9 +60,9 @@ def _outcome(result: dict[str, Any]) -> list[Markup]:
         best = f"{NAMES[result['best_control']]}, the best control"
         interval = result["gain_over_best_control_interval"]
         said.append(_comparison(name, best, result["gain_over_best_control"], interval))
-    shown |= {"seeds": str(seeds), "all trainings": _duration(result["seconds"])}
+    shown["seeds"] = str(seeds)
     said.append(
-        "Accuracy is that of the net after its last step on the test images, which nothing was chosen by."
+        "Accuracy is that of the net after its last step. The training never looks at the test images."
         + (" One seed only: a second one may well differ by more than methods do." if seeds == 1 else "")
     )
     sections = [cards(shown), text("\n\n".join(said))]
