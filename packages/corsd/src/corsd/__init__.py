@@ -49,8 +49,6 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name in {"baselines", "relation", *_HOMES.values()}:
         return import_module(f"corsd.{name}")
-    if name in {"baselines", "relation", *_HOMES.values()}:
-        return import_module(f"corsd.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"corsd.{_HOMES[name]}"), name)

@@ -113,7 +113,7 @@ class TrainConfig(Config):
     image_size: Suppress[int | None] = Field(
         None, ge=8, description="Side of the images; small sets keep theirs."
     )
-    augment: Suppress[Literal["crop_flip", "crop", "imagenet", "none"]] = "crop_flip"
+    augment: Suppress[Literal["crop_flip", "crop", "flip", "imagenet", "none"]] = "crop_flip"
     images_per_class: Suppress[int | None] = Field(
         None, ge=1, description="Train on the first n of each class."
     )

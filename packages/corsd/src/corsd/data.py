@@ -79,7 +79,7 @@ def open_data(config: TrainConfig) -> Data:
     Raises:
         ValueError: an unknown data set, fewer than two classes, or a class that the split leaves empty.
     """
-    train, test = _open(config, "train"), _open(config, "test")
+    train, test = open_split(config, "train"), open_split(config, "test")
     labels = labels_of(train)
     names = list(getattr(train, "class_names", None) or map(str, range(int(labels.max()) + 1)))
     check_labels(labels, len(names))
@@ -89,7 +89,7 @@ def open_data(config: TrainConfig) -> Data:
     chosen, held_out = split(labels, config.validation, config.images_per_class)
     preprocess = _preprocess(config, train)
     sets = [Subset(train, chosen.tolist()), Subset(train, held_out.tolist()), test]
-    train, validation, test = (_fitted(part, preprocess) for part in sets)
+    train, validation, test = (fitted(part, preprocess) for part in sets)
     return Data(train, validation if len(held_out) else None, test, labels[chosen], names, preprocess)
 
 
@@ -108,8 +108,9 @@ def split(labels: Tensor, validation: float, images_per_class: int | None) -> tu
 
 def training_set(config: TrainConfig, data: Data, seed: int, with_index: bool) -> KeyedDataset:
     """The training images with the run's augmentation, keyed by (seed, epoch, index, draw)."""
-    if config.augment in ("crop_flip", "crop"):
-        padding, flip = max(data.preprocess.size // 8, 1), config.augment == "crop_flip"
+    if config.augment in ("crop_flip", "crop", "flip"):
+        padding = 0 if config.augment == "flip" else max(data.preprocess.size // 8, 1)
+        flip = config.augment != "crop"
 
         def cut(images: Tensor, uniforms: Tensor) -> Tensor:
             return crop_flip(images, uniforms, padding=padding, flip=flip)
@@ -141,7 +142,7 @@ class Fitted(Dataset):
         return self.preprocess.fit(image), int(label)
 
 
-def _fitted(part: Dataset, preprocess: Preprocess) -> Dataset:
+def fitted(part: Dataset, preprocess: Preprocess) -> Dataset:
     """In-memory sets are fitted at once and stay in memory; others are fitted as they are read."""
     source, places = part, slice(None)
     if isinstance(part, Subset):
@@ -154,7 +155,7 @@ def _fitted(part: Dataset, preprocess: Preprocess) -> Dataset:
     return ArrayImages(images, labels, source.class_names)
 
 
-def _open(config: TrainConfig, part: str) -> Dataset:
+def open_split(config: TrainConfig, part: str) -> Dataset:
     if config.data == "cub200":
         from corsd.cub200 import Cub200
 

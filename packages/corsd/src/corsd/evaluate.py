@@ -41,15 +41,15 @@ def evaluate(
     logits = torch.cat([z for z, _ in batches])
     labels = torch.cat([y for _, y in batches])
     classes = logits.shape[1]
-    right = (logits.argmax(1) == labels).float()
+    right = (logits.argmax(1) == labels).double()
     count = torch.bincount(labels, minlength=classes)
-    per_class = torch.zeros(classes).index_add_(0, labels, right) / count.clamp_min(1)
+    per_class = torch.zeros(classes, dtype=torch.float64).index_add_(0, labels, right) / count.clamp_min(1)
     error = multiclass_calibration_error(logits.softmax(1), labels, classes, n_bins=15)
     under_noise = {}
     for sigma in noise:
         noisy = predictions(net, dataset, preprocess, device, sigma)
         hits = torch.cat([z.argmax(1) == y for z, y in noisy])
-        under_noise[str(sigma)] = 100 * float(hits.float().mean())
+        under_noise[str(sigma)] = 100 * float(hits.double().mean())
     return {
         "accuracy": 100 * float(right.mean()),
         "per_class": [round(100 * float(v), 2) for v in per_class],

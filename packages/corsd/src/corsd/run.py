@@ -93,7 +93,7 @@ def check(config: TrainConfig) -> None:
         open_accelerator(config)
         data = open_data(config)
         for cell in cells_of(config, Path()):
-            train._plan(cell.config, data.labels, cell.seed)
+            train.batch_plan(cell.config, data.labels, cell.seed)
         for method in dict.fromkeys([config.method, *config.controls]):
             net = open_net(
                 config.model,

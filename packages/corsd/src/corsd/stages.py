@@ -128,7 +128,7 @@ def _choose(net: nn.Module, seen: list[_Seen]) -> list[str]:
     for module in seen:
         layout = _layout(module.shape)
         size = module.shape[2:] if layout == "map" else module.shape[1:3]
-        if layout not in ("map", "map_last") or size == (1, 1) or _is_pool(net.get_submodule(module.name)):
+        if layout not in ("map", "map_last") or _is_pool(net.get_submodule(module.name)):
             continue
         last = levels.setdefault(module.name.rpartition(".")[0], {})
         last.pop(size, None)

@@ -77,7 +77,7 @@ def _train(
 
     # data: what a step sees is a pure function of (seed, step)
     data = open_data(config)
-    plan, group = _plan(config, data.labels, seed)
+    plan, group = batch_plan(config, data.labels, seed)
     batches = Batches(plan, rank(), world_size(), group)
     images = training_set(config, data, seed, with_index=config.method in ("ps_kd", "dlb"))
     loader = make_loader(images, batches, workers=config.workers, pin_memory=device.type == "cuda")
@@ -288,7 +288,7 @@ def _read_net(path: Path) -> dict[str, Tensor]:
     return load_file(path)
 
 
-def _plan(config: TrainConfig, labels: Tensor, seed: int) -> tuple[Plan, int]:
+def batch_plan(config: TrainConfig, labels: Tensor, seed: int) -> tuple[Plan, int]:
     """Which images each step reads, and how many of them in a row belong together."""
     images = config.batch_size // config.accumulate
     if config.method == "ce_triplets" or (config.method == "corsd" and config.pairs == "triplets"):

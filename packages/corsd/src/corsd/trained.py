@@ -73,9 +73,9 @@ def open_test(trained: Trained, spec: str | None = None, root: Path | None = Non
         ValueError: an unknown data set, or labels that the net has no output for.
     """
     changed = {name: value for name, value in {"data": spec, "data_root": root}.items() if value is not None}
-    found = data._open(trained.config.model_copy(update=changed), "test")
+    found = data.open_split(trained.config.model_copy(update=changed), "test")
     check_labels(labels_of(found), len(trained.class_names))
-    return data._fitted(found, trained.preprocess)
+    return data.fitted(found, trained.preprocess)
 
 
 def open_exits(trained: Trained) -> tuple[list[Stage], Exits] | None:
