@@ -40,7 +40,7 @@ SETTINGS: dict[str, TrainConfig] = {
     "digits": TrainConfig(**COMMON, width=16, images_per_class=20, augment="crop", batch_size=60, epochs=90),
     # The net reaches 100 % on its training set.
     "cifar100-2k": TrainConfig(**SMALL_CIFAR, image_size=16, images_per_class=20, augment="flip", epochs=50),
-    "cifar100-10k": TrainConfig(**SMALL_CIFAR, image_size=16, images_per_class=100, epochs=15),
+    "cifar100-10k": TrainConfig(**SMALL_CIFAR, image_size=16, images_per_class=100, epochs=10),
 }
 SETTING_NOTES = {
     "digits": "scikit-learn's digits, 20 training images per class, 500 test images, ResNet-10 of "
