@@ -43,14 +43,14 @@ class Optim(Config):
 class LossWeights(Config):
     """The weights of corsd.Weights, with the same defaults."""
 
-    triplet: float = Field(0.01, ge=0)
-    same_ce: float = Field(0.04, ge=0)
-    same_kl: float = Field(0.16, ge=0)
-    other_ce: float = Field(0.01, ge=0)
-    other_kl: float = Field(0.04, ge=0)
-    relation: float = Field(0.01, ge=0)
-    logit_relation: float = Field(0.01, ge=0)
-    warmup_steps: int = Field(0, ge=0)
+    triplet: float = Field(default=0.01, ge=0)
+    same_ce: float = Field(default=0.04, ge=0)
+    same_kl: float = Field(default=0.16, ge=0)
+    other_ce: float = Field(default=0.01, ge=0)
+    other_kl: float = Field(default=0.04, ge=0)
+    relation: float = Field(default=0.01, ge=0)
+    logit_relation: float = Field(default=0.01, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
 
 
 class LossVariant(Config):
@@ -63,8 +63,8 @@ class LossVariant(Config):
     prototype: Literal["mean", "ema", "sum"] = "mean"
     deepest_ce: Literal["full", "reduced"] = "full"
     attention: bool = False
-    temperature: float = Field(3.0, gt=0)
-    margin: float = Field(1.0, ge=0)
+    temperature: float = Field(default=3.0, gt=0)
+    margin: float = Field(default=1.0, ge=0)
 
 
 class Relations(Config):
