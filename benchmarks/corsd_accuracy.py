@@ -55,7 +55,7 @@ SETTING_NOTES = {
 # What `tune` chose, per setting: updates of the configuration; rows that are not named keep the defaults.
 CHOSEN: dict[str, dict[str, dict[str, Any]]] = {"digits": {}, "cifar100-2k": {}, "cifar100-10k": {}}
 
-# Three trials for cross-entropy and three for CORSD, on the settings with enough images to hold some out.
+# Six trials for cross-entropy and six for CORSD, on the settings with enough images to hold some out.
 DEEP = {
     "method": "corsd",
     "relations.stages": ["layer3", "layer4"],
@@ -68,6 +68,17 @@ TRIALS_OF_A_SETTING: dict[str, dict[str, Any]] = {
     "CORSD, layers 3 and 4, a triplet per image": {**DEEP, "relations.triplets_per_image": 1.0},
     "cross-entropy, rate 0.2": {"method": "ce", "optim.lr": 0.2},
     "CORSD, layers 3 and 4, two triplets per image": {**DEEP, "relations.triplets_per_image": 2.0},
+    "cross-entropy, rate 0.2, decay 0.001": {"method": "ce", "optim.lr": 0.2, "optim.weight_decay": 1e-3},
+    # 0.01 times a sum over 129 images is what the released code has.
+    "CORSD, logit relation at 1.29": {"method": "corsd", "relations.weights.logit_relation": 1.29},
+    "cross-entropy, rate 0.3": {"method": "ce", "optim.lr": 0.3},
+    "CORSD, rate 0.2": {"method": "corsd", "optim.lr": 0.2},
+    "cross-entropy, decay 0.001": {"method": "ce", "optim.weight_decay": 1e-3},
+    "CORSD, hinge and relations at 0.3": {
+        "method": "corsd",
+        "relations.weights.triplet": 0.3,
+        "relations.weights.relation": 0.3,
+    },
 }
 TRIALS = {"cifar100-2k": TRIALS_OF_A_SETTING, "cifar100-10k": TRIALS_OF_A_SETTING}
 TUNING_SEEDS, FINAL_SEEDS = (0,), (10, 11, 12)
