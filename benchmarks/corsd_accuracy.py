@@ -55,7 +55,7 @@ SETTING_NOTES = {
 # What `tune` chose, per setting: updates of the configuration; rows that are not named keep the defaults.
 CHOSEN: dict[str, dict[str, dict[str, Any]]] = {"digits": {}, "cifar100-2k": {}, "cifar100-10k": {}}
 
-# Six trials for cross-entropy and six for CORSD, on the settings with enough images to hold some out.
+# Eight trials for cross-entropy and eight for CORSD, on the settings with enough images to hold some out.
 DEEP = {
     "method": "corsd",
     "relations.stages": ["layer3", "layer4"],
@@ -79,6 +79,10 @@ TRIALS_OF_A_SETTING: dict[str, dict[str, Any]] = {
         "relations.weights.triplet": 0.3,
         "relations.weights.relation": 0.3,
     },
+    "cross-entropy, decay 0.002": {"method": "ce", "optim.weight_decay": 2e-3},
+    "CORSD, decay 0.001": {"method": "corsd", "optim.weight_decay": 1e-3},
+    "cross-entropy, rate 0.3, decay 0.001": {"method": "ce", "optim.lr": 0.3, "optim.weight_decay": 1e-3},
+    "CORSD, rate 0.2, decay 0.001": {"method": "corsd", "optim.lr": 0.2, "optim.weight_decay": 1e-3},
 }
 TRIALS = {"cifar100-2k": TRIALS_OF_A_SETTING, "cifar100-10k": TRIALS_OF_A_SETTING}
 TUNING_SEEDS, FINAL_SEEDS = (0,), (10, 11, 12)
