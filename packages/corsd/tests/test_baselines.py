@@ -141,6 +141,7 @@ def test_byot_weights_are_the_published_ones():
     torch.testing.assert_close(out.parts["hint"], 1e-6 * hint)
 
 
+@pytest.mark.usefixtures("as_a_user")
 def test_cross_entropy_and_label_smoothing():
     plain = net()
     for smoothing in (0.0, 0.1):
@@ -196,6 +197,7 @@ def test_last_batch_distils_only_images_that_the_last_step_saw():
         module(images(), LABELS)
 
 
+@pytest.mark.usefixtures("as_a_user")
 def test_unknown_method_lists_the_known():
     with pytest.raises(ValueError, match=r"method='kd'; choose one of deep_supervision, byot"):
         ExitMethod(net(), 4, "kd")

@@ -134,6 +134,7 @@ def test_grey_images():
     assert distiller(torch.rand(7, 1, 8, 8), LABELS).loss.isfinite()
 
 
+@pytest.mark.usefixtures("as_a_user")
 def test_wrong_input_is_named():
     distiller = make()
     with pytest.raises(ValueError, match=r"labels range from 0 to 4; num_classes=4 allows 0 to 3"):

@@ -36,6 +36,7 @@ def test_tiny_threshold_exits_first_and_runs_nothing_deeper():
     assert not any(m._forward_hooks for m in d.net.modules())
 
 
+@pytest.mark.usefixtures("as_a_user")
 def test_errors():
     d = _distiller()
     with pytest.raises(ValueError, match=r"3 exits need as many stages"):

@@ -165,6 +165,7 @@ def test_extreme_logits_stay_finite():
     assert losses.auxiliary_distillation(logits, -logits).isfinite()
 
 
+@pytest.mark.usefixtures("as_a_user")
 def test_weights_name_the_bad_one():
     with pytest.raises(ValueError, match=r"weights.triplet is -1.*finite number from 0 up"):
         Weights(triplet=-1)
@@ -172,6 +173,7 @@ def test_weights_name_the_bad_one():
         Weights(relation=float("nan"))
 
 
+@pytest.mark.usefixtures("as_a_user")
 def test_variant_temperature():
     with pytest.raises(ValueError, match=r"temperature is 0; it must be above 0"):
         Variant(temperature=0)

@@ -125,6 +125,7 @@ def test_other_classes_are_other_and_uniform():
     assert other_classes(torch.tensor([0, 1]), 2, torch.Generator()).tolist() == [1, 0]
 
 
+@pytest.mark.usefixtures("as_a_user")
 def test_triplet_dataset_in_a_plain_loader():
     data = [(torch.full((1, 2, 2), float(i)), int(y)) for i, y in enumerate(LABELS)]
     loader = DataLoader(TripletDataset(data, LABELS), batch_size=4, collate_fn=collate_triplets, shuffle=True)
