@@ -2,7 +2,7 @@
 
 | spec | what |
 |---|---|
-| `digits` | scikit-learn's 1,797 grey 8x8 digits, split 1,297 / 500 by class, always the same |
+| `digits` | scikit-learn's 1,797 grey 8x8 digits, split 1,297 / 500 by class and shuffled, always the same |
 | `mnist usps svhn cifar10 cifar100 fashion-mnist` | through torchvision, from `root` |
 | `imagefolder:PATH` | `PATH/train/CLASS/*.jpg` and `PATH/test` or `PATH/val` |
 | `npz:PATH` | keys `x_train y_train x_test y_test`, optionally `class_names` |
@@ -74,24 +74,29 @@ def _digits(split: str) -> ArrayImages:
 
     bunch: Any = load_digits()
     labels = as_labels(bunch.target)
-    test = torch.zeros(len(labels), dtype=torch.bool)
-    test[_stratified(labels, 500)] = True
-    chosen = test if split == "test" else ~test
+    # In an order of their own: the file goes writer by writer, so its first images of a class look alike.
+    order = _hashed_order(len(labels))
+    test = torch.isin(order, _stratified(labels, order, 500))
+    chosen = order[test if split == "test" else ~test]
     # 16 levels of grey to 256.
     images = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
     return ArrayImages(images[chosen], labels[chosen])
 
 
-def _stratified(labels: torch.Tensor, size: int) -> torch.Tensor:
-    """Indices of `size` items with the class shares of the whole, ordered by hash: the same for ever."""
-    order = keyed_uniform(0, [Key(0, i, 0) for i in range(len(labels))], 1)[:, 0].argsort(kind="stable")
+def _hashed_order(size: int) -> torch.Tensor:
+    """A permutation of `size` items that is the same for ever and on every version of the libraries."""
+    scores = keyed_uniform(0, [Key(0, i, 0) for i in range(size)], 1)[:, 0]
+    return torch.from_numpy(scores.argsort(kind="stable"))
+
+
+def _stratified(labels: torch.Tensor, order: torch.Tensor, size: int) -> torch.Tensor:
+    """`size` items with the class shares of the whole: of each class those that come first in `order`."""
     counts = torch.bincount(labels)
     exact = counts * size / len(labels)
     quota = exact.floor().long()
     # The largest remainders take what rounding down left over.
     quota[(exact - quota).argsort(descending=True, stable=True)[: size - int(quota.sum())]] += 1
-    shuffled = torch.from_numpy(order)
-    return torch.cat([shuffled[labels[shuffled] == label][: quota[label]] for label in range(len(counts))])
+    return torch.cat([order[labels[order] == label][: quota[label]] for label in range(len(counts))])
 
 
 def _torchvision(name: str, split: str, root: str | os.PathLike[str] | None, download: bool) -> ArrayImages:
