@@ -72,5 +72,8 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
         ValueError, match=r"keys the net does not have \['strange'\], keys it needs \['bn1.bias'"
     ):
         open_net("small:resnet10", 5, weights=file)
+    torch.save({"weight": torch.zeros(1)}, file)
+    with pytest.raises(ValueError, match=r"is not a safetensors file .* may hold code and are not read"):
+        open_net("small:resnet10", 5, weights=file)
     with pytest.raises(ValueError, match=r"there is no weights file"):
         open_net("small:resnet10", 5, weights=tmp_path / "none.safetensors")

@@ -73,13 +73,21 @@ def load_weights(net: nn.Module, path: Path) -> list[str]:
     """Load safetensors into ``net`` and return the keys that were left out because their shapes differ.
 
     Raises:
-        ValueError: the file holds keys that the net does not have, or lacks some of the net's.
+        ValueError: the file is no safetensors file, holds keys that the net does not have, or lacks some.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not path.is_file():
         raise ValueError(f"there is no weights file {path}")
-    found, own = load_file(path), net.state_dict()
+    try:
+        found = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a safetensors file ({error}); weights of other kinds may hold code and are not read: "
+            "save them with safetensors.torch.save_file(net.state_dict(), ...)"
+        ) from error
+    own = net.state_dict()
     unknown, missing = sorted(found.keys() - own.keys()), sorted(own.keys() - found.keys())
     if unknown or missing:
         raise ValueError(
