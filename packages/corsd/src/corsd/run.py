@@ -25,7 +25,6 @@ from shared_core.run.result import check_result
 from corsd import train
 from corsd.config import TrainConfig
 from corsd.data import open_data
-from corsd.nets import open_net
 from corsd.report import report
 from corsd.summary import schema, summarise
 
@@ -95,14 +94,7 @@ def check(config: TrainConfig) -> None:
         for cell in cells_of(config, Path()):
             train.batch_plan(cell.config, data.labels, cell.seed)
         for method in dict.fromkeys([config.method, *config.controls]):
-            net = open_net(
-                config.model,
-                data.num_classes,
-                data.preprocess.channels,
-                config.width,
-                config.pretrained,
-                config.weights,
-            )
+            net = train.build_net(config, data)
             train.build_method(config.model_copy(update={"method": method}), net, data, seed=0, steps=1)
 
 

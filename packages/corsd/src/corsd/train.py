@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_model, save_model
 from shared_core.data.loader import make_loader
 from shared_core.data.sampling import Batches, Plan, shuffled_plan
 from shared_core.ops.gather import rank, world_size
@@ -86,14 +87,7 @@ def _train(
 
     # net, method, optimizer: their first values depend on the seed alone
     torch.manual_seed(seed)
-    net = open_net(
-        config.model,
-        data.num_classes,
-        data.preprocess.channels,
-        config.width,
-        config.pretrained,
-        config.weights,
-    )
+    net = build_net(config, data)
     method = build_method(config, net, data, seed, steps)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     method = method.to(device, memory_format=memory_format)
@@ -211,22 +205,35 @@ def _train(
         "seconds": time.perf_counter() - begun,
         "skipped_steps": guard.skipped,
     }
-    if data.validation is not None:
-        result |= {"validation_best": state["best"], "validation_best_step": state["best_step"]}
-        best = open_net(config.model, data.num_classes, data.preprocess.channels, config.width)
-        best.load_state_dict(_read_net(out / "net-best.safetensors"))
-        result["accuracy_best_on_validation"] = accuracy(
-            best.to(device, memory_format=memory_format), data.test, data.preprocess, device
-        )
     if main:
         save_net(net, out / "net.safetensors")
         if getattr(method, "exits", None) is not None:
             save_net(method.exits, out / "exits.safetensors")
+    if data.validation is not None:
+        load_model(net, out / "net-best.safetensors")
+        result |= {
+            "validation_best": state["best"],
+            "validation_best_step": state["best_step"],
+            "accuracy_best_on_validation": accuracy(net, data.test, data.preprocess, device),
+        }
+    if main:
         write_json(out / "preprocess.json", {**data.preprocess.record(), "class_names": data.class_names})
         write_json(folder.result, result)
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     return result
+
+
+def build_net(config: TrainConfig, data: Data) -> nn.Module:
+    """The classifier that ``config.model`` names, for the classes and channels of the data."""
+    return open_net(
+        config.model,
+        data.num_classes,
+        data.preprocess.channels,
+        config.width,
+        config.pretrained,
+        config.weights,
+    )
 
 
 def build_method(config: TrainConfig, net: nn.Module, data: Data, seed: int, steps: int) -> nn.Module:
@@ -275,17 +282,9 @@ def gradient_shares(parts: dict[str, Tensor], net: nn.Module) -> dict[str, float
 
 def save_net(net: nn.Module, path: Path) -> None:
     """The net's own state dict as safetensors, whole or not at all."""
-    from safetensors.torch import save_model
-
     temporary = path.with_suffix(".tmp")
     save_model(net, str(temporary))
     os.replace(temporary, path)
-
-
-def _read_net(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(path)
 
 
 def batch_plan(config: TrainConfig, labels: Tensor, seed: int) -> tuple[Plan, int]:
