@@ -17,7 +17,8 @@ name; the released recipe is ResNet-18 of width 64, 100 epochs over triplets of 
 cores, so small nets, few images and 16 x 16 pixels: this neither confirms nor contradicts the claim at its own scale.
 Every row of a setting sees the same number of images; the test set is read once, after the last step; seeds were
 not used in tuning.  (Digits were run a second time, with the same seeds, after their images had been shuffled: the
-file goes writer by writer, and every method stood lower.)  Intervals are 95 %, paired over seeds, by Student's t: with three seeds they are wide.
+file goes writer by writer, and every method stood lower.)
+Intervals are 95 %, paired over seeds, by Student's t: with three seeds they are wide.
 """
 
 TAIL = """
