@@ -1,14 +1,21 @@
 """Tensor operations and module tools that need only torch."""
 
+from shared_core.ops.bounded import project
 from shared_core.ops.divergence import entropy, kl_divergence, soft_cross_entropy
 from shared_core.ops.features import FeatureCapture
+from shared_core.ops.freeze import changed, checksums, digest
 from shared_core.ops.gather import all_gather, rank, world_size
 
+# The function `freeze` stays in its module: here it would hide the module of that name.
 __all__ = [
     "FeatureCapture",
     "all_gather",
+    "changed",
+    "checksums",
+    "digest",
     "entropy",
     "kl_divergence",
+    "project",
     "rank",
     "soft_cross_entropy",
     "world_size",
