@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from corsd.config import TrainConfig
-from corsd.data import Preprocess, open_data, split, training_set
+from corsd.data import open_data, split, training_set
 from corsd.pairs import triplet_plan
 from PIL import Image
 from shared_core.data.images import BadImageError
@@ -126,14 +126,6 @@ def test_empty_class_warns_and_trains_on(tmp_path):
         data = open_data(TrainConfig(data=_npz(tmp_path / "a.npz", [0, 2, 2, 0], (0, 1, 2))))
     assert data.num_classes == 3
     assert triplet_plan(data.labels, 2, seed=0)(0).shape == (2, 6, 2)
-
-
-def test_fit_brings_any_image_to_the_input():
-    colour = Preprocess(16, 3, (0.5,) * 3, (0.5,) * 3, crop=True)
-    assert colour.fit(torch.zeros(1, 40, 20, dtype=torch.uint8)).shape == (3, 16, 16)
-    grey = Preprocess(16, 1, (0.5,), (0.5,), crop=False)
-    assert grey.fit(torch.zeros(3, 40, 20, dtype=torch.uint8)).shape == (1, 16, 16)
-    assert Preprocess(**grey.record()) == grey
 
 
 def test_resized_arrays_keep_labels_in_step():

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from corsd.data import Preprocess
 from corsd.evaluate import accuracy, evaluate
 from shared_core.data.open import ArrayImages
+from shared_core.data.preprocess import Preprocess
 from torch import nn
 
 CPU = torch.device("cpu")

@@ -6,10 +6,11 @@ import pytest
 import torch
 from corsd.config import TrainConfig
 from corsd.data import open_data
-from corsd.predict import find_images, predict
+from corsd.predict import predict
 from corsd.train import train_cell
 from corsd.trained import Trained, open_trained
 from PIL import Image
+from shared_core.data.images import find_images
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from shared_core.data.folder import FolderImages
-from shared_core.data.images import BadImageError, check_images, list_images, printable, read_image
+from shared_core.data.images import (
+    BadImageError,
+    check_images,
+    find_images,
+    list_images,
+    printable,
+    read_image,
+)
 from shared_core.data.loader import KeyedDataset
 from torch.utils.data import DataLoader
 
@@ -246,3 +253,18 @@ def test_folder_error_texts(tmp_path):
         FolderImages(tmp_path)
     with pytest.raises(ValueError, match="has classes that the training set lacks: cat"):
         FolderImages(tmp_path, class_names=["dog"])
+
+
+def test_find_images_takes_files_as_named_and_folders_whole(tmp_path):
+    for name in ("b/two.png", "b/c/three.png", "one.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture()).save(tmp_path / name)
+    (tmp_path / "b" / "notes.txt").write_text("no image")
+    missing = tmp_path / "missing.png"
+    found = find_images([tmp_path / "one.png", tmp_path / "b", missing])
+    assert found == [
+        str(tmp_path / name) for name in ("one.png", "b/c/three.png", "b/two.png", "missing.png")
+    ]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"there is no image in .*empty"):
+        find_images([tmp_path / "empty"])

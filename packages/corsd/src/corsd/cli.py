@@ -10,13 +10,12 @@ Nothing here imports torch before a command knows what it has to do: help answer
 """
 
 import argparse
-import contextlib
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any
 
+from shared_core.run.command import command_parser, free_folder, refuse_keys, sentences, short_name
 from shared_core.run.config import ConfigError, load_yaml, parse_config, run_commands, user_errors
 
 
@@ -49,14 +48,14 @@ def train(arguments: list[str]) -> int:
         default = load_yaml(TrainConfig, given.config, default)
     if given.resume:
         default = load_yaml(TrainConfig, given.resume / "config.yaml")
-    _refuse_keys(flags, TrainConfig)
+    refuse_keys(flags, TrainConfig)
     config = parse_config(TrainConfig, flags, "corsd train", default)
 
     from corsd.run import is_main, leave, run
     from corsd.summary import sentence
 
-    out = given.resume or given.out or _free_folder(config.data)
-    with _sentences() as failed:
+    out = given.resume or given.out or free_folder(f"corsd-{short_name(config.data)}")
+    with sentences("corsd") as failed:
         result = run(config, out, bool(given.resume))
         if is_main():
             print(sentence(result))
@@ -73,8 +72,9 @@ def evaluate(arguments: list[str]) -> int:
     parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the torchvision data sets")
     given = parser.parse_args(arguments)
 
+    from shared_core.run.device import choose_device
+
     from corsd.reevaluate import lines, reevaluate
-    from corsd.trained import choose_device
 
     with user_errors():
         device = choose_device(given.device)
@@ -91,9 +91,11 @@ def predict(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one line of JSON per image")
     given = parser.parse_args(arguments)
 
-    from corsd.predict import find_images
+    from shared_core.data.images import find_images
+    from shared_core.run.device import choose_device
+
     from corsd.predict import predict as answers
-    from corsd.trained import cell_folders, choose_device, open_trained
+    from corsd.trained import cell_folders, open_trained
 
     with user_errors():
         device = choose_device(given.device)
@@ -142,16 +144,8 @@ def report(arguments: list[str]) -> int:
     return 0
 
 
-def _refuse_keys(flags: list[str], config: Any) -> None:
-    """Say of a flag that is a key of the file that it is one; tyro only knows that it is not a flag."""
-    from tyro.conf import Suppress
-
-    hidden = get_args(Suppress[int])[1]
-    keys = {name for name, field in config.model_fields.items() if hidden in field.metadata}
-    for flag in flags:
-        key = flag.removeprefix("--").partition("=")[0].partition(".")[0].replace("-", "_")
-        if flag.startswith("--") and key in keys:
-            raise ConfigError(f"{flag} is no flag: {key} is set in the YAML file that --config names")
+def _parser(command: str, description: str = "", **settings: Any) -> argparse.ArgumentParser:
+    return command_parser("corsd", command, description, **settings)
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -160,40 +154,3 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--which", choices=("last", "best"), default="last", help="last step, or best validated"
     )
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:N | mps")
-
-
-def _parser(command: str, description: str = "", **settings: Any) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"corsd {command}", description=description, allow_abbrev=False, **settings
-    )
-
-    def refuse(message: str) -> NoReturn:
-        raise ConfigError(f"{message}\nsee corsd {command} --help")
-
-    parser.error = refuse  # pyright: ignore[reportAttributeAccessIssue]
-    return parser
-
-
-def _free_folder(data: str) -> Path:
-    """runs/corsd-DATA, or with -2, -3, ... where that is taken."""
-    kind, _, rest = data.partition(":")
-    name = f"runs/corsd-{Path(rest.partition('#')[0]).stem if rest else kind}"
-    folders = (Path(name if n == 1 else f"{name}-{n}") for n in range(1, 10_000))
-    return next(folder for folder in folders if not folder.exists())
-
-
-@contextlib.contextmanager
-def _sentences() -> Iterator[list[Exception]]:
-    """Failures that a sentence explains are printed and kept in the list; others keep their traceback."""
-    from shared_core.run.checkpoint import CheckpointError
-    from shared_core.run.folder import RunFolderError
-    from shared_core.run.guard import NonFiniteError
-
-    failed: list[Exception] = []
-    try:
-        yield failed
-    except RunFolderError as error:
-        raise ConfigError(str(error)) from error
-    except (NonFiniteError, CheckpointError, OSError) as error:
-        print(f"corsd: {error}", file=sys.stderr)
-        failed.append(error)

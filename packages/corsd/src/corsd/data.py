@@ -1,61 +1,17 @@
-"""The data of a run: training, validation and test sets, and how bytes become the net's input.
+"""The data of a run: training, validation and test sets, brought to the net's input size."""
 
-The same :class:`Preprocess` serves training, evaluation, prediction and the metadata of exports.
-"""
-
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
-from shared_core.data.augment import crop_flip, normalize, to_float
+from shared_core.data.augment import crop_flip
 from shared_core.data.loader import KeyedDataset
 from shared_core.data.open import ArrayImages, FolderImages, check_labels, labels_of, open_dataset
+from shared_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from corsd.config import TrainConfig
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """From uint8 images to the net's input: ``size`` by ``size``, (x / 255 - mean) / std per channel.
-
-    ``crop`` first scales the shorter side to size * 256 / 224 and keeps the centre (ImageNet's custom);
-    otherwise images are scaled to the size as they are.
-    """
-
-    size: int
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop: bool
-
-    def fit(self, image: UInt8[Tensor, "channels height width"]) -> UInt8[Tensor, "_ size size"]:
-        """One image of any size brought to the input's size and channel count."""
-        from torchvision.transforms.v2 import functional as tv
-
-        if self.channels == 1 and image.shape[0] == 3:
-            image = tv.rgb_to_grayscale(image)
-        elif self.channels == 3 and image.shape[0] == 1:
-            image = image.expand(3, -1, -1)
-        if self.crop:
-            image = tv.resize(image, [round(self.size * 256 / 224)], antialias=True)
-            return tv.center_crop(image, [self.size])
-        return tv.resize(image, [self.size, self.size], antialias=True)
-
-    def __call__(
-        self, images: UInt8[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch channels size size"]:
-        """A batch of fitted bytes as the net's input; runs on the images' device."""
-        return normalize(to_float(images), self.mean, self.std)
-
-    def record(self) -> dict[str, Any]:
-        """Plain values, for metadata; ``Preprocess(**record)`` brings it back."""
-        return asdict(self)
 
 
 class Data(NamedTuple):

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from shared_core.data.loader import test_loader
+from shared_core.data.preprocess import Preprocess
 from shared_core.ops.features import FeatureCapture
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from corsd.data import Preprocess
 from corsd.exits import Exits, ensemble
 from corsd.stages import Stage, as_map
 

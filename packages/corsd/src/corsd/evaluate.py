@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from shared_core.data.augment import normalize, to_float
 from shared_core.data.loader import test_loader
+from shared_core.data.preprocess import Preprocess
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-
-from corsd.data import Preprocess
 
 
 def accuracy(net: nn.Module, dataset: Dataset, preprocess: Preprocess, device: torch.device) -> float:

@@ -1,7 +1,8 @@
 """Export the plain net: the classifier and its metadata, nothing of the distiller or of a control.
 
-The input is what :class:`corsd.data.Preprocess` makes of images, float32 (batch, channels, size, size), for
-any batch size; the output are the logits.  The metadata say how to prepare images and what outputs mean.
+The input is what :class:`shared_core.data.preprocess.Preprocess` makes of images, float32 (batch, channels,
+size, size), for any batch size; the output are the logits.  The metadata say how to prepare images and what
+outputs mean.
 """
 
 import json

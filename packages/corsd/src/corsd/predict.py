@@ -1,28 +1,12 @@
 """Name what image files show, with a trained net."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from shared_core.data.images import BadImageError, list_images, printable, read_image
+from shared_core.data.images import BadImageError, printable, read_image
 
 from corsd.trained import Trained
-
-
-def find_images(places: Sequence[Path]) -> list[str]:
-    """Files as they are named, folders as all the images below them.
-
-    Raises:
-        ValueError: a folder without an image.
-    """
-    found: list[str] = []
-    for place in places:
-        inside = list_images(place) if place.is_dir() else [str(place)]
-        if not inside:
-            raise ValueError(f"there is no image in {printable(place)}")
-        found += inside
-    return found
 
 
 def predict(

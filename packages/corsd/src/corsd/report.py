@@ -5,12 +5,13 @@ from typing import Any
 
 import yaml
 from markupsafe import Markup
+from shared_core.run.device import choose_device
 from shared_core.run.folder import RunFolder
 from shared_core.run.report import cards, figure, heading, table, text, write_report
 
 from corsd import figures, report_images, report_training
 from corsd.summary import NAMES, verdict
-from corsd.trained import cell_folders, choose_device, open_test, open_trained, read_json
+from corsd.trained import cell_folders, open_test, open_trained, read_json
 
 
 def report(run: Path) -> Path:

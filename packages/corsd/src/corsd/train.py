@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_model, save_model
 from shared_core.data.loader import make_loader
 from shared_core.data.sampling import Batches, Plan, shuffled_plan
 from shared_core.ops.gather import rank, world_size
@@ -32,6 +31,7 @@ from shared_core.run.folder import RunFolder
 from shared_core.run.guard import FiniteGuard
 from shared_core.run.metrics import MetricsLog, cut_back
 from shared_core.run.stop import StopFlag
+from shared_core.run.weights import read_weights, save_weights
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -185,7 +185,7 @@ def _train(
                 if score > state["best"]:
                     state.update(best=score, best_step=step)
                     if main:
-                        save_net(net, out / "net-best.safetensors")
+                        save_weights(net, out / "net-best.safetensors")
             stopped = stop.agreed()
             if stopped or step % config.checkpoint_every == 0 or step == steps:
                 save()
@@ -206,11 +206,11 @@ def _train(
         "skipped_steps": guard.skipped,
     }
     if main:
-        save_net(net, out / "net.safetensors")
+        save_weights(net, out / "net.safetensors")
         if getattr(method, "exits", None) is not None:
-            save_net(method.exits, out / "exits.safetensors")
+            save_weights(method.exits, out / "exits.safetensors")
     if data.validation is not None:
-        load_model(net, out / "net-best.safetensors")
+        read_weights(net, out / "net-best.safetensors")
         result |= {
             "validation_best": state["best"],
             "validation_best_step": state["best_step"],
@@ -278,13 +278,6 @@ def gradient_shares(parts: dict[str, Tensor], net: nn.Module) -> dict[str, float
             norms[name] = math.sqrt(sum(float(g.float().square().sum()) for g in gradients if g is not None))
     total = sum(norms.values()) or 1.0
     return {name: norm / total for name, norm in norms.items()}
-
-
-def save_net(net: nn.Module, path: Path) -> None:
-    """The net's own state dict as safetensors, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    save_model(net, str(temporary))
-    os.replace(temporary, path)
 
 
 def batch_plan(config: TrainConfig, labels: Tensor, seed: int) -> tuple[Plan, int]:

@@ -5,14 +5,16 @@ from typing import Literal, NamedTuple
 
 import torch
 from shared_core.data.open import ArrayImages, check_labels, labels_of
+from shared_core.data.preprocess import Preprocess
 from shared_core.run import checkpoint
 from shared_core.run.config import load_yaml
+from shared_core.run.weights import read_weights
 from torch import nn
 from torch.utils.data import Dataset
 
 from corsd import data
 from corsd.config import TrainConfig
-from corsd.data import Data, Preprocess
+from corsd.data import Data
 from corsd.distiller import Distiller
 from corsd.exits import Exits
 from corsd.nets import open_net
@@ -50,7 +52,7 @@ def open_trained(folder: Path, which: Which = "last") -> Trained:
             f"{folder} has no {weights.name}: only a run with validation above 0 keeps the best net; use last"
         )
     net = open_net(config.model, len(names), preprocess.channels, config.width)
-    load(net, weights)
+    read_weights(net, weights)
     return Trained(net.eval(), config, preprocess, names, folder)
 
 
@@ -87,7 +89,7 @@ def open_exits(trained: Trained) -> tuple[list[Stage], Exits] | None:
     stages = find_stages(trained.net, torch.zeros(2, p.channels, p.size, p.size), relations.stages)
     channels = [stage.channels for stage in stages]
     exits = Exits(channels[:-1], channels[-1], len(trained.class_names), relations.norm)
-    load(exits, weights)
+    read_weights(exits, weights)
     return stages[:-1], exits.eval()
 
 
@@ -108,32 +110,6 @@ def open_distiller(trained: Trained) -> Distiller | None:
         return None
     distiller.load_state_dict(checkpoint.load(trained.folder / "checkpoints").tensors["method"])
     return distiller.eval()
-
-
-def load(module: nn.Module, weights: Path) -> None:
-    """Load a safetensors file that :func:`corsd.train.save_net` wrote.
-
-    Raises:
-        ValueError: the file is broken or holds the weights of another net.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_model
-
-    try:
-        load_model(module, weights)
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{weights} does not hold the weights of this net: {error}") from error
-
-
-def choose_device(name: str) -> torch.device:
-    """ "auto" is the first GPU, if there is one.  Raises ValueError for a device that is not here."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} is not here ({first}); choose auto or cpu") from error
 
 
 def read_json(path: Path) -> dict:

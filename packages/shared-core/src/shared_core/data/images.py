@@ -10,6 +10,7 @@ number of pixels is kept, as an error.
 import os
 import struct
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,6 +59,20 @@ def list_images(folder: str | os.PathLike[str]) -> list[str]:
     """All files below `folder` with the suffix of an image, sorted by their bytes: the same everywhere."""
     found = [os.path.join(at, name) for at, _, names in os.walk(folder, followlinks=True) for name in names]
     return sorted((p for p in found if p.lower().endswith(SUFFIXES) and os.path.isfile(p)), key=os.fsencode)
+
+
+def find_images(places: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Files as they are named, folders as all the images below them.
+
+    Raises ValueError for a folder without an image.
+    """
+    found: list[str] = []
+    for place in places:
+        inside = list_images(place) if os.path.isdir(place) else [os.fspath(place)]
+        if not inside:
+            raise ValueError(f"there is no image in {printable(place)}")
+        found += inside
+    return found
 
 
 def check_images(folder: str | os.PathLike[str]) -> list[BadImage]:

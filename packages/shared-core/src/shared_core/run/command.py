@@ -1,0 +1,77 @@
+"""What the commands of the three methods have in common.  Nothing here imports torch before it is used."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+import pydantic
+
+from shared_core.run.config import ConfigError
+
+
+def command_parser(
+    prog: str, command: str, description: str = "", **settings: Any
+) -> argparse.ArgumentParser:
+    """The parser of `prog command`: no abbreviated flags, and wrong usage raises ConfigError.
+
+    `settings` go to ArgumentParser.
+    """
+    name = f"{prog} {command}"
+    parser = argparse.ArgumentParser(prog=name, description=description, allow_abbrev=False, **settings)
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}\nsee {name} --help")
+
+    parser.error = refuse  # pyright: ignore[reportAttributeAccessIssue]
+    return parser
+
+
+def refuse_keys(flags: Sequence[str], config: type[pydantic.BaseModel]) -> None:
+    """Raises ConfigError for a flag that is a key of the file only; tyro just knows that it is no flag."""
+    from tyro.conf import Suppress
+
+    hidden = get_args(Suppress[int])[1]
+    keys = {name for name, field in config.model_fields.items() if hidden in field.metadata}
+    for flag in flags:
+        key = flag.removeprefix("--").partition("=")[0].partition(".")[0].replace("-", "_")
+        if flag.startswith("--") and key in keys:
+            raise ConfigError(f"{flag} is no flag: {key} is set in the YAML file that --config names")
+
+
+def free_folder(name: str) -> Path:
+    """`runs/NAME`, or with -2, -3, ... where that is taken."""
+    folders = (Path("runs") / (name if n == 1 else f"{name}-{n}") for n in range(1, 10_000))
+    return next(folder for folder in folders if not folder.exists())
+
+
+def short_name(spec: str) -> str:
+    """A data set's or a net's spec as part of a file name: `digits`, and `birds` of `npz:data/birds.npz#day`."""
+    kind, _, rest = spec.partition(":")
+    return Path(rest.partition("#")[0]).stem if rest else kind
+
+
+@contextlib.contextmanager
+def sentences(prog: str) -> Iterator[list[Exception]]:
+    """Failures of a run that a sentence explains are printed and kept in the list; others keep their traceback.
+
+    A run folder that cannot be used is the caller's fault and becomes a ConfigError.
+
+        >>> with sentences("corsd") as failed:
+        ...     run(config, out)
+        >>> return int(bool(failed))
+    """
+    from shared_core.run.checkpoint import CheckpointError
+    from shared_core.run.folder import RunFolderError
+    from shared_core.run.guard import NonFiniteError
+
+    failed: list[Exception] = []
+    try:
+        yield failed
+    except RunFolderError as error:
+        raise ConfigError(str(error)) from error
+    except (NonFiniteError, CheckpointError, OSError) as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        failed.append(error)

@@ -1,0 +1,32 @@
+"""A module's weights as one safetensors file, written whole and read back into the same kind of module.
+
+For weights from elsewhere, whose last layer may be another, see `shared_core.nets.load_weights`.
+"""
+
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+
+def save_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
+    """The module's own state dict as safetensors, whole or not at all; tensors that it shares once."""
+    path = Path(path)
+    temporary = path.with_suffix(".tmp")
+    save_model(module, str(temporary))
+    os.replace(temporary, path)
+
+
+def read_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Loads a file that `save_weights` wrote.
+
+    Raises ValueError if the file is missing, broken, or holds the weights of another net.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"there is no weights file {path}")
+    try:
+        load_model(module, path)
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path} does not hold the weights of this net: {error}") from error

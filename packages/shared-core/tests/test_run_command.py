@@ -1,0 +1,76 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+from shared_core.run.checkpoint import CheckpointError
+from shared_core.run.command import command_parser, free_folder, refuse_keys, sentences, short_name
+from shared_core.run.config import Config, ConfigError
+from shared_core.run.folder import RunFolderError
+from shared_core.run.guard import NonFiniteError
+from tyro.conf import Suppress
+
+
+class Settings(Config):
+    """Settings of a run."""
+
+    epochs: int = Field(1, description="Passes.")
+    inner_steps: Suppress[int] = 3
+
+
+def test_wrong_usage_names_the_command():
+    parser = command_parser("prog", "run", "Runs.", usage="prog run [--data SPEC]")
+    parser.add_argument("--data")
+    assert parser.parse_args(["--data", "digits"]).data == "digits"
+    for wrong in (["--dat", "digits"], ["--data"]):
+        with pytest.raises(ConfigError, match=r"\nsee prog run --help$"):
+            parser.parse_args(wrong)
+
+
+@pytest.mark.parametrize("flag", ["--inner-steps", "--inner-steps=4", "--inner_steps"])
+def test_keys_of_the_file_are_refused_as_flags(flag):
+    with pytest.raises(
+        ConfigError, match=r"is no flag: inner_steps is set in the YAML file that --config names"
+    ):
+        refuse_keys(["--epochs", "3", flag], Settings)
+    refuse_keys(["--epochs", "3", "inner-steps"], Settings)
+
+
+def test_a_free_folder_is_counted_up(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for expected in ("runs/a", "runs/a-2", "runs/a-3"):
+        folder = free_folder("a")
+        assert folder == Path(expected)
+        folder.mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [("digits", "digits"), ("npz:data/birds.npz#day", "birds"), ("imagefolder:/a/cats", "cats")],
+)
+def test_short_names(spec, name):
+    assert short_name(spec) == name
+
+
+@pytest.mark.parametrize("kind", [NonFiniteError, CheckpointError, OSError])
+def test_failures_with_a_sentence_are_printed(kind, capsys):
+    with sentences("prog") as failed:
+        raise kind("the disk is full")
+    assert [type(error) for error in failed] == [kind]
+    assert capsys.readouterr().err == "prog: the disk is full\n"
+
+
+def test_other_failures_pass_and_folders_are_the_users():
+    with pytest.raises(KeyError), sentences("prog"):
+        raise KeyError("a bug")
+    with pytest.raises(ConfigError, match="is taken"), sentences("prog"):
+        raise RunFolderError("the folder is taken")
+    with sentences("prog") as failed:
+        pass
+    assert failed == []
+
+
+def test_nothing_here_loads_torch():
+    code = "import sys, shared_core.run.command; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
