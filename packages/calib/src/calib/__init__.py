@@ -1,10 +1,61 @@
-"""A light-weight calibrator that adapts the input of a frozen classifier to a new domain.
+"""A light-weight calibrator in front of a frozen classifier (arXiv 1911.12796), for PyTorch.
 
-This version holds the name and the version number only; the method is being written.
-The distribution is called ``calib-uda``, because ``calib`` on the package index is another project.
+import calib
+model = calib.attach(classifier, calib.Calibrator(channels=3, epsilon=0.2), value_range=(0.0, 1.0))
+report = calib.adapt(model, source=source_loader, target=target_loader)
+model(images); model.verify()
 """
 
-from importlib.metadata import version as _version
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = _version("calib-uda")
-__all__: list[str] = []
+if TYPE_CHECKING:
+    from calib.adaptation import AdaptReport, adapt
+    from calib.attachment import CalibratedClassifier, ClassifierChangedError, attach
+    from calib.calibrator import Calibrator, value_range_of
+    from calib.critics import FeatureCritic, PixelCritic, PixelwiseFeatureCritic
+    from calib.losses import calibrator_loss, critic_loss
+    from calib.step import Critics, Weights
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdaptReport",
+    "CalibratedClassifier",
+    "Calibrator",
+    "ClassifierChangedError",
+    "Critics",
+    "FeatureCritic",
+    "PixelCritic",
+    "PixelwiseFeatureCritic",
+    "Weights",
+    "adapt",
+    "attach",
+    "calibrator_loss",
+    "critic_loss",
+    "value_range_of",
+]
+
+# Modules are imported when a name is first used: the command line answers --help without torch.
+_HOMES = {
+    "AdaptReport": "adaptation",
+    "adapt": "adaptation",
+    "CalibratedClassifier": "attachment",
+    "ClassifierChangedError": "attachment",
+    "attach": "attachment",
+    "Calibrator": "calibrator",
+    "value_range_of": "calibrator",
+    "FeatureCritic": "critics",
+    "PixelCritic": "critics",
+    "PixelwiseFeatureCritic": "critics",
+    "calibrator_loss": "losses",
+    "critic_loss": "losses",
+    "Critics": "step",
+    "Weights": "step",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"calib.{_HOMES[name]}"), name)

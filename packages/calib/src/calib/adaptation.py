@@ -1,0 +1,460 @@
+"""Train the calibrator of an attached classifier on two domains without target labels.
+
+>>> model = calib.attach(classifier, calib.Calibrator(channels=3, epsilon=0.2), value_range=(0.0, 1.0))
+>>> report = calib.adapt(model, source=source_loader, target=target_loader, steps=600)
+>>> report.selection, report.chosen_step, report.classifier_unchanged
+
+`adapt` is the recipe and nothing else.  A loop of your own needs :mod:`calib.step`: two losses of one batch.
+"""
+
+import math
+import os
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from shared_core.ops.freeze import checksums, digest
+from shared_core.ops.gather import rank, world_size
+from shared_core.run import checkpoint
+from shared_core.run.atomic import write_json
+from shared_core.run.folder import RunFolder
+from shared_core.run.guard import FiniteGuard
+from shared_core.run.metrics import MetricsLog, cut_back
+from shared_core.run.stop import StopFlag
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from calib import validators
+from calib.attachment import CalibratedClassifier, Features, drifting, probe
+from calib.calibrator import EPSILON_UNIT
+from calib.critics import FeatureCritic, Patch, PixelCritic, PixelwiseFeatureCritic, draw_patch
+from calib.domains import Domain, Images, check_ranges
+from calib.selection import Selection
+from calib.step import Batch, Critics, Game, Weights
+
+PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+TABLE_LIMIT = 2**27
+"""Clean features are kept in a table up to this many numbers (512 MB)."""
+VALIDATION_BATCH = 200
+
+
+@dataclass(frozen=True)
+class AdaptReport:
+    """What an adaptation came to.  Target labels chose nothing in it, unless `selection` is "oracle".
+
+    `source_kept_before` and `_after` are of the validation sample: accuracy in percent where the source has
+    labels, else the share of images still named as without the calibrator.
+    """
+
+    steps: int
+    selection: str
+    chosen_step: int
+    validators: dict[str, float]
+    source_kept_before: float
+    source_kept_after: float
+    epsilon: float
+    epsilon_unit: str
+    parameter_ratio: float
+    classifier_unchanged: bool
+    classifier_digest: str
+    compat: str
+    skipped_steps: int
+    seconds: float
+
+
+def adapt(
+    model: CalibratedClassifier,
+    source: Dataset | Iterable[Any],
+    target: Dataset | Iterable[Any],
+    *,
+    steps: int = 600,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    critic_learning_rate: float | None = None,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+    schedule: str = "constant",
+    weights: Weights | None = None,
+    feature: str = "softmax",
+    critics: Critics | None = None,
+    patch: int = 4,
+    patches: int = 1,
+    ema: float | None = 0.99,
+    accumulate: int = 1,
+    selection: str = "information",
+    source_tolerance: float = 1.0,
+    validate_every: int = 100,
+    validation_images: int = 2000,
+    compat: str = "none",
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "fp32",
+    workers: int = 0,
+    on_nonfinite: str = "error",
+    log_every: int = 10,
+    checkpoint_every: int = 200,
+    out: str | Path | None = None,
+    resume: bool = False,
+    config: dict[str, Any] | None = None,
+) -> AdaptReport:
+    """Train `model.calibrator`; the classifier stays as it is, bit for bit.
+
+    Args:
+        source, target: a map-style Dataset, or an iterable of batches; items or batches are images or
+            (images, labels, ...), uint8 or floats in the calibrator's value range.  Target labels are never looked
+            at, unless `selection` is "oracle".  Source labels, if any, only measure how much of the source is kept.
+        batch_size: images of each domain per step over all processes; a loader has its own.
+        schedule: of both learning rates, "constant" (the paper's) or "cosine" down to 0.
+        weights: of the loss, see :class:`calib.step.Weights`; feature=0 needs no gradient of the classifier.
+        feature: what the feature critic sees: "softmax", "logits" or "layer:NAME".
+        critics: your own; default: a pixel critic on `patches` patches of `patch` by `patch` pixels a step, and a
+            feature critic that fits the features (per pixel where they are maps).
+        ema: decay of the averaged calibrator that is validated and kept; None keeps the trained one itself.
+        accumulate: batches whose gradients make one step.
+        selection: "information", "entropy", "neighbourhood", "confusion" (all without labels), "last", or "oracle".
+            The best validated calibrator is kept among those whose source accuracy fell by at most
+            `source_tolerance` points on the validation sample; the first, the identity, is among them.
+        compat: "released" lets the classifier's buffers drift and draws patches from the top rows, as the released
+            code does; a calibrator built with mode="released" adds its brightening-only correction.
+        out: run folder for metrics, checkpoints and the calibrator.  With `resume` a stopped run goes on from its
+            newest whole checkpoint: bit for bit where both domains are data sets.
+        config: what the run folder's config.yaml says, and `resume` compares.
+
+    Raises:
+        ValueError: an argument or data that do not fit (shapes, ranges, NaN), or a classifier without gradients.
+        ClassifierChangedError: the classifier writes its own state while it answers.
+        NonFiniteError: the loss or gradient is not finite (on_nonfinite="skip" passes over up to 10 in a row).
+        SystemExit: 130 or 143, after saving, when the process was told to stop and `out` is given.
+    """
+    weights = weights or Weights()
+    released = compat == "released"
+    _check(compat, selection, schedule, precision, steps, batch_size, accumulate, world_size())
+    if device not in ("auto", "cpu"):
+        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", device)
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=PRECISION[precision])
+    on, main = accelerator.device, accelerator.is_main_process
+    model.to(on)
+    calibrator = model.calibrator
+
+    # both domains, and whether they fit each other and the classifier
+    batch = batch_size // accumulate
+    domains = [
+        Domain(name, given, calibrator, batch, seed, rank(), world_size(), workers)
+        for name, given in (("source", source), ("target", target))
+    ]
+    samples = [domain.some(validation_images) for domain in domains]
+    check_ranges(samples[0].pixels, samples[1].pixels, calibrator)
+    if selection == "oracle" and samples[1].labels is None:
+        raise ValueError("selection is 'oracle', but the target has no labels: choose one without labels")
+    needed = weights.feature > 0 if critics is None else critics.feature is not None
+    features = Features(model.classifier, feature) if needed else None
+    example = probe(model, features, samples[0].pixels[:2].to(on)) if features else None
+
+    with ExitStack() as open_things:
+        # First values depend on the seed alone, and the caller's random state stays as it was.
+        open_things.enter_context(torch.random.fork_rng(devices=[on] if on.type == "cuda" else []))
+        torch.manual_seed(seed)
+        critics = (critics or default_critics(calibrator.channels, patch, example, weights)).to(on)
+        if world_size() > 1:
+            for tensor in [*calibrator.parameters(), *critics.parameters()]:
+                torch.distributed.broadcast(tensor.detach(), 0)
+        optimizers = [
+            accelerator.prepare(torch.optim.Adam(net.parameters(), rate, betas, weight_decay=weight_decay))
+            for net, rate in ((calibrator, learning_rate), (critics, critic_learning_rate or learning_rate))
+        ]
+        schedules = [
+            torch.optim.lr_scheduler.LambdaLR(
+                optimizer.optimizer, lambda step: _factor(schedule, step, steps)
+            )
+            for optimizer in optimizers
+        ]
+        game = Game(calibrator, features, critics, optimizers[0], optimizers[1], weights, accelerator)
+        averaged = None if ema is None else AveragedModel(calibrator, multi_avg_fn=get_ema_multi_avg_fn(ema))
+        kept = calibrator if averaged is None else averaged.module
+        chosen = Selection(selection, source_tolerance)
+        guard = FiniteGuard(on_nonfinite)
+
+        # where an earlier process stopped
+        saved: dict[str, Any] = {
+            "calibrator": calibrator,
+            "critics": critics,
+            "chosen": chosen,
+            "guard": guard,
+        }
+        saved |= {
+            "calibrator_optimizer": optimizers[0].optimizer,
+            "critics_optimizer": optimizers[1].optimizer,
+        }
+        saved |= {"calibrator_schedule": schedules[0], "critics_schedule": schedules[1]}
+        saved |= {"averaged": averaged} if averaged is not None else {}
+        saved |= {"classifier": model.classifier} if released else {}
+        saved |= {"scaler": accelerator.scaler} if accelerator.scaler is not None else {}
+        folder = RunFolder(out) if out is not None else None
+        step = 0
+        state: dict[str, Any] = {"seconds": 0.0}
+        if folder is not None:
+            if main:
+                open_things.enter_context(
+                    folder.open(config or {"seed": seed, "steps": steps}, resume=resume)
+                )
+            accelerator.wait_for_everyone()
+            if resume and checkpoint.latest(folder.checkpoints):
+                found = checkpoint.load(folder.checkpoints)
+                for name, thing in saved.items():
+                    thing.load_state_dict(found.tensors[name])
+                step, state = found.step, found.state
+                checkpoint.set_rng_state(state["rng"])
+            if main:
+                cut_back(folder.metrics, step)
+        for domain in domains:
+            domain.seek(step * accumulate)
+        # The clean features are constants: where each image comes up at least once, they are computed once.
+        tables = [
+            _clean_table(domain, features, on, accelerator)
+            if features
+            and example is not None
+            and not released
+            and _pays(domain, example, steps * batch_size)
+            else None
+            for domain in domains
+        ]
+        begun = time.perf_counter() - state["seconds"]
+
+        def next_batch() -> Batch:
+            found = [domain.next_batch(on) for domain in domains]
+            clean: list[Tensor | None] = [None, None]
+            if features:
+                with torch.no_grad(), accelerator.autocast():
+                    clean = [
+                        features(images.pixels) if table is None else table[images.places].to(on)
+                        for table, images in zip(tables, found, strict=True)
+                    ]
+            return Batch(found[0].pixels, found[1].pixels, *clean)
+
+        def drawn(part: Batch, turn: int) -> Patch | None:
+            if critics.pixel is None:
+                return None
+            height, width = (
+                min(a, b) for a, b in zip(part.source.shape[2:], part.target.shape[2:], strict=True)
+            )
+            return draw_patch(height, width, critics.pixel.patch, seed, turn, patches, top_rows_only=released)
+
+        def validate() -> bool:
+            values = measure(model, kept, critics, features, samples, on, patch, seed, selection == "oracle")
+            is_best = chosen.consider(step, values, kept)
+            if log:
+                log.log(step, validators=values, chosen=is_best)
+            return is_best
+
+        def save() -> None:
+            if folder is not None:
+                state.update(seconds=time.perf_counter() - begun, rng=checkpoint.rng_state())
+                checkpoint.save(folder.checkpoints, step, saved, state)
+            accelerator.wait_for_everyone()
+
+        log = open_things.enter_context(MetricsLog(folder.metrics)) if folder is not None and main else None
+        stop = open_things.enter_context(StopFlag()) if folder is not None else None
+        shown = tqdm(
+            total=steps,
+            initial=step,
+            desc=f"calibrator seed {seed}",
+            disable=None if main else True,
+            leave=False,
+        )
+        bar = open_things.enter_context(shown)
+        if step == 0:
+            validate()
+            model.verify()
+        open_things.enter_context(drifting(model) if released else nullcontext())
+        while step < steps:
+            started = time.perf_counter()
+            calibrator.train()
+            critics.train()
+            turns = range(step * accumulate, (step + 1) * accumulate)
+            rounds = [(next_batch(), turn) for turn in turns]
+            parts = game.play(
+                [(part, drawn(part, turn)) for part, turn in rounds],
+                partial(_accepted, guard, accelerator, step + 1),
+            )
+            for scheduler in schedules:
+                scheduler.step()
+            if averaged is not None:
+                averaged.update_parameters(calibrator)
+            step += 1
+            bar.update()
+
+            if log and (step % log_every == 0 or step == steps):
+                seconds = time.perf_counter() - started
+                log.log(
+                    step,
+                    **{name: part.item() for name, part in parts.items()},
+                    time={"step_seconds": seconds},
+                )
+            if step % validate_every == 0 or step == steps:
+                validate()
+            stopped = stop is not None and stop.agreed()
+            if stopped or step % checkpoint_every == 0 or step == steps:
+                save()
+            if stopped and step < steps:
+                assert stop is not None
+                raise SystemExit(stop.exit_code)
+
+        calibrator.load_state_dict(chosen.weights)
+        model.eval()
+        report = AdaptReport(
+            steps=steps,
+            selection=selection,
+            chosen_step=chosen.step,
+            validators=chosen.validators,
+            source_kept_before=chosen.kept_before or 0.0,
+            source_kept_after=chosen.validators["source_kept"],
+            epsilon=calibrator.epsilon,
+            epsilon_unit=EPSILON_UNIT,
+            parameter_ratio=model.parameter_ratio(),
+            classifier_unchanged=model.unchanged(),
+            classifier_digest=digest(checksums(model.classifier)),
+            compat=compat,
+            skipped_steps=guard.skipped,
+            seconds=time.perf_counter() - begun,
+        )
+        if folder is not None and main:
+            calibrator.save_pretrained(folder.path / "calibrator")
+            write_json(folder.path / "adaptation.json", asdict(report))
+        accelerator.wait_for_everyone()
+        accelerator.free_memory()
+    return report
+
+
+def default_critics(channels: int, patch: int, example: Tensor | None, weights: Weights) -> Critics:
+    """A pixel critic, and a feature critic for features like `example`; a weight of 0 leaves its critic out."""
+    pixel = PixelCritic(channels, patch) if weights.pixel > 0 else None
+    if example is None or weights.feature == 0:
+        return Critics(pixel, None)
+    if example.dim() == 4:
+        return Critics(pixel, PixelwiseFeatureCritic(example.shape[1]))
+    return Critics(pixel, FeatureCritic(example[0].numel()))
+
+
+@torch.no_grad()
+def measure(
+    model: CalibratedClassifier,
+    calibrator: nn.Module,
+    critics: Critics,
+    features: Features | None,
+    samples: list[Images],
+    device: torch.device,
+    patch: int,
+    seed: int,
+    oracle: bool = False,
+) -> dict[str, float]:
+    """The validators of `calibrator` on both samples; `oracle` adds target accuracy, which looks at its labels."""
+    modes = [(net, net.training) for net in (calibrator, critics, model.classifier)]
+    for net, _ in modes:
+        net.eval()
+    source, target = samples
+
+    def answers(images: Tensor, change: nn.Module) -> Tensor:
+        parts = images.split(VALIDATION_BATCH)
+        return torch.cat([_rows(model.classifier(change(part.to(device))).float().cpu()) for part in parts])
+
+    logits, spared = answers(target.pixels, calibrator), answers(source.pixels, calibrator)
+    labels = source.labels
+    reference = answers(source.pixels, nn.Identity()).argmax(1) if labels is None else _rows(labels)
+    found = {
+        "information": validators.information(logits),
+        "entropy": validators.entropy(logits),
+        "neighbourhood": validators.neighbourhood(logits[:2000]),
+        "source_kept": validators.source_kept(spared, reference),
+    }
+    # How often the critics are taken in, over the sample's first images.
+    judged = calibrator(target.pixels[:VALIDATION_BATCH].to(device))
+    verdicts = []
+    if critics.pixel is not None:
+        height, width = judged.shape[2:]
+        draw = draw_patch(height, width, critics.pixel.patch, seed, 0, patches=4)
+        verdicts.append(critics.pixel(judged, draw))
+    if critics.feature is not None and features is not None:
+        verdict = critics.feature(features(judged))
+        verdicts.append(verdict.flatten(2).mean(2) if verdict.dim() == 4 else verdict)
+    found["confusion"] = torch.stack([validators.confusion(verdict) for verdict in verdicts]).mean()
+    if oracle:
+        assert target.labels is not None
+        found["oracle"] = validators.source_kept(logits, _rows(target.labels))
+    for net, training in modes:
+        net.train(training)
+    return {name: float(value) for name, value in found.items()}
+
+
+def _rows(values: Tensor) -> Tensor:
+    """Logits and labels as they are; of maps every fourth pixel of every fourth row, a row each."""
+    if values.dim() == 4:
+        return values[:, :, ::4, ::4].permute(0, 2, 3, 1).flatten(0, 2)
+    return values[:, ::4, ::4].flatten() if values.dim() == 3 else values
+
+
+def _pays(domain: Domain, example: Tensor, images: int) -> bool:
+    return (
+        domain.dataset is not None
+        and images >= domain.size
+        and domain.size * example[0].numel() <= TABLE_LIMIT
+    )
+
+
+@torch.no_grad()
+def _clean_table(
+    domain: Domain, features: Features, device: torch.device, accelerator: Accelerator
+) -> Float[Tensor, "images ..."]:
+    with accelerator.autocast():
+        return torch.cat(
+            [features(images.to(device)).cpu() for images in domain.all_images(VALIDATION_BATCH)]
+        )
+
+
+def _factor(schedule: str, step: int, steps: int) -> float:
+    return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))
+
+
+def _accepted(guard: FiniteGuard, accelerator: Accelerator, step: int, parts: dict[str, Tensor]) -> bool:
+    # A loss scaler lets gradients overflow on purpose now and then, and leaves out such a step by itself.
+    if accelerator.scaler is not None and "gradient_norm" in parts:
+        return True
+    return guard.accepts(parts, step)
+
+
+def _check(
+    compat: str,
+    selection: str,
+    schedule: str,
+    precision: str,
+    steps: int,
+    batch_size: int,
+    accumulate: int,
+    world: int,
+) -> None:
+    named = {
+        "compat": (compat, ("none", "released")),
+        "selection": (selection, validators.NAMES),
+        "schedule": (schedule, ("constant", "cosine")),
+        "precision": (precision, tuple(PRECISION)),
+    }
+    for name, (given, allowed) in named.items():
+        if given not in allowed:
+            raise ValueError(f"{name} is {given!r}; choose {', '.join(allowed)}")
+    if steps < 1 or accumulate < 1 or batch_size % (accumulate * world) or batch_size < 1:
+        raise ValueError(
+            f"steps={steps}, batch_size={batch_size}, accumulate={accumulate} on {world} processes: give 1 or more, "
+            "and a batch size that they divide"
+        )
+    if precision == "fp16" and accumulate > 1:
+        raise ValueError(
+            "fp16 scales its loss anew after each player's step, which accumulate above 1 shares: use bf16"
+        )

@@ -1,0 +1,189 @@
+"""The two domains of an adaptation: streams of images whose labels, if there are any, are dropped at the door.
+
+A map-style data set is read in an order that is a pure function of (seed, step), so a resumed run sees the same
+images bit for bit.  Any other iterable of batches (a DataLoader) is read as it comes, over and over again.
+"""
+
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any, NamedTuple, cast
+
+import torch
+from jaxtyping import Float, Int64
+from shared_core.data.loader import KeyedDataset, make_loader, test_loader
+from shared_core.data.sampling import Batches, shuffled_plan
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, Subset
+
+from calib.calibrator import Calibrator
+
+
+class Images(NamedTuple):
+    """Floats in the value range; places in the data set (None from a loader); labels if the domain has any."""
+
+    pixels: Float[Tensor, "batch channels height width"]
+    places: Int64[Tensor, " batch"] | None
+    labels: Tensor | None
+
+
+class Domain:
+    """One domain.  `next_batch` gives the next images, `some` a fixed sample to validate on.
+
+    Raises:
+        TypeError: neither a map-style data set nor an iterable of batches.
+        ValueError: no images, or images that do not fit the calibrator (see :func:`check_images`).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        given: Dataset | Iterable[Any],
+        calibrator: Calibrator,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+    ) -> None:
+        self.name, self.given, self.calibrator, self.seed = name, given, calibrator, seed
+        self.dataset: Dataset | None = None
+        if isinstance(given, Dataset) and not isinstance(given, IterableDataset):
+            self.dataset = given
+            self.size = len(cast(Sized, given))
+            if self.size == 0:
+                raise ValueError(f"the {name} domain holds no images")
+            # A domain smaller than a batch gives all it has at every step.
+            batch = min(batch_size, self.size) // world * world
+            if batch == 0:
+                raise ValueError(f"the {name} domain has {self.size} images, fewer than {world} processes")
+            self.batches = Batches(shuffled_plan(self.size, batch, seed), rank, world)
+            keyed = KeyedDataset(given, seed, with_index=True)
+            self._source: Iterable[Any] = make_loader(keyed, self.batches, workers)
+        elif isinstance(given, Iterable) and not isinstance(given, Tensor):
+            self._source = given
+        else:
+            raise TypeError(
+                f"{name} is a {type(given).__name__}; give a Dataset, or an iterable of batches such as a DataLoader"
+            )
+        self._stream: Iterator[Any] | None = None
+
+    def seek(self, step: int) -> None:
+        """Go on after `step` batches; a loader starts from its beginning instead."""
+        self._stream = None
+        if self.dataset is not None:
+            self.batches.seek(step // len(self.batches), step % len(self.batches))
+
+    def next_batch(self, device: torch.device) -> Images:
+        """The next images on `device`."""
+        for _ in range(2):
+            if self._stream is None:
+                self._stream = iter(self._source)
+            found = next(self._stream, None)
+            if found is not None:
+                return self._images(found, device)
+            self._stream = None
+        raise ValueError(f"the {self.name} domain holds no images")
+
+    def some(self, count: int) -> Images:
+        """A fixed sample of up to `count` images on the CPU: drawn once per seed, or a loader's first ones."""
+        if self.dataset is not None:
+            order = torch.randperm(self.size, generator=torch.Generator().manual_seed(self.seed))
+            sample = Subset(self.dataset, order[:count].tolist())
+            batches: Iterable[Any] = test_loader(cast(Dataset, sample), 500)
+        else:
+            batches = self._source
+        parts: list[Images] = []
+        for batch in batches:
+            parts.append(self._images(batch, torch.device("cpu")))
+            if sum(len(part.pixels) for part in parts) >= count:
+                break
+        if not parts:
+            raise ValueError(f"the {self.name} domain holds no images")
+        labels = [part.labels for part in parts if part.labels is not None]
+        return Images(
+            torch.cat([part.pixels for part in parts])[:count],
+            None,
+            torch.cat(labels)[:count] if len(labels) == len(parts) else None,
+        )
+
+    def all_images(self, batch_size: int = 500) -> Iterator[Tensor]:
+        """Every image of a data set once, in its own order, on the CPU."""
+        assert self.dataset is not None
+        for batch in test_loader(self.dataset, batch_size):
+            yield self._images(batch, torch.device("cpu")).pixels
+
+    def _images(self, batch: Any, device: torch.device) -> Images:
+        pixels, *rest = batch if isinstance(batch, list | tuple) else (batch,)
+        if not isinstance(pixels, Tensor):
+            raise ValueError(
+                f"a batch of the {self.name} domain starts with a {type(pixels).__name__}; "
+                "it must be images, or (images, labels, ...)"
+            )
+        labels = rest[0] if rest and isinstance(rest[0], Tensor) else None
+        places = rest[1] if self.dataset is not None and len(rest) > 1 else None
+        pixels = in_range(pixels.to(device, non_blocking=True), self.calibrator)
+        check_images(self.name, pixels, self.calibrator)
+        return Images(pixels, places, labels)
+
+
+def in_range(images: Tensor, calibrator: Calibrator) -> Float[Tensor, "batch channels height width"]:
+    """Bytes 0..255 spread over the calibrator's value range; floats as they are."""
+    if images.dtype != torch.uint8:
+        return images
+    low, high = calibrator.low.to(images.device), calibrator.high.to(images.device)
+    return (low + images.float() / 255 * (high - low)).clamp(low, high)
+
+
+def check_images(name: str, images: Tensor, calibrator: Calibrator) -> None:
+    """Raises ValueError naming the domain if shape, channels, type or values do not fit the calibrator."""
+    channels = calibrator.channels
+    if images.dim() != 4 or images.shape[1] != channels:
+        raise ValueError(
+            f"{name} images have shape {tuple(images.shape)}, but the calibrator was built for {channels} channels: "
+            "(batch, channels, height, width) of both domains must agree with it"
+        )
+    if not images.is_floating_point():
+        raise ValueError(f"{name} images are {images.dtype}; give uint8 (0 to 255) or floats")
+    if not bool(images.isfinite().all()):
+        raise ValueError(f"{name} images hold values that are not finite (NaN or infinite)")
+    low, high = (end.to(images.device) for end in (calibrator.low, calibrator.high))
+    if not bool(((images >= low) & (images <= high)).all()):
+        raise ValueError(
+            f"{name} images run from {float(images.min()):.4g} to {float(images.max()):.4g}, outside of the value "
+            f"range {_words(calibrator)}: bring both domains into the same range, or say value_range=(low, high)"
+        )
+
+
+def check_ranges(
+    source: Float[Tensor, "sources channels height width"],
+    target: Float[Tensor, "targets channels height width"],
+    calibrator: Calibrator,
+) -> None:
+    """Raises ValueError if one domain visibly comes in another range than the other: the classic silent failure.
+
+    Two signs: a domain that fills less than 1/50 of the value range while the other fills half of it (divided by
+    255 twice), and a domain that stays in the upper half while the other starts at the bottom ([0, 1] in [-1, 1]).
+    """
+    span = (calibrator.high - calibrator.low).cpu()
+    shares = {}
+    for name, images in (("source", source), ("target", target)):
+        share = (images.detach().cpu() - calibrator.low.cpu()) / span
+        shares[name] = (float(share.min()), float(share.max()), images)
+    for name, other in (("source", "target"), ("target", "source")):
+        (low, high, images), (low_other, high_other, _) = shares[name], shares[other]
+        tiny = high - low < 0.02 and high_other - low_other > 0.5
+        # Not for a value range that starts at 0: there a bright domain is just bright.
+        below_zero = bool((calibrator.low < 0).all())
+        shifted = below_zero and low >= 0.499 and high > 0.95 and low_other < 0.1
+        if tiny or shifted:
+            smallest, largest = float(images.min()), float(images.max())
+            raise ValueError(
+                f"{name} images run from {smallest:.4g} to {largest:.4g}, while the {other} images fill the value "
+                f"range {_words(calibrator)}: the domains come in different ranges; scale both alike"
+            )
+
+
+def _words(calibrator: Calibrator) -> str:
+    (low, high) = calibrator.value_range
+    if len(set(low)) == len(set(high)) == 1:
+        return f"[{low[0]:.4g}, {high[0]:.4g}]"
+    return f"[{tuple(round(v, 4) for v in low)}, {tuple(round(v, 4) for v in high)}]"

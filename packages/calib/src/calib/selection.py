@@ -1,0 +1,47 @@
+"""Which calibrator of a run is kept: the best by a validator among those that spare the source domain."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Selection:
+    """The best calibrator seen so far.
+
+    Args:
+        by: the validator's name, or "last" for the newest one whatever it is worth.
+        source_tolerance: points of source accuracy that may go; a calibrator that loses more is kept only as
+            long as there is no other.
+    """
+
+    def __init__(self, by: str, source_tolerance: float) -> None:
+        self.by, self.source_tolerance = by, source_tolerance
+        self.kept_before: float | None = None
+        self.score: list[float] | None = None
+        self.step = 0
+        self.validators: dict[str, float] = {}
+        self.weights: dict[str, Tensor] = {}
+
+    def consider(self, step: int, validators: Mapping[str, float], calibrator: nn.Module) -> bool:
+        """Take this calibrator if it is the best so far; the first one considered should be the identity."""
+        if self.kept_before is None:
+            self.kept_before = validators["source_kept"]
+        spares = validators["source_kept"] >= self.kept_before - self.source_tolerance
+        score = [0.0, float(step)] if self.by == "last" else [float(spares), validators[self.by]]
+        if self.score is not None and score <= self.score:
+            return False
+        self.score, self.step, self.validators = score, step, dict(validators)
+        self.weights = {name: value.detach().cpu().clone() for name, value in calibrator.state_dict().items()}
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the rule, for the checkpoint."""
+        names = ("kept_before", "score", "step", "validators", "weights")
+        return deepcopy({name: getattr(self, name) for name in names})
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts back what `state_dict` gave."""
+        for name, value in state.items():
+            setattr(self, name, deepcopy(value))

@@ -1,0 +1,215 @@
+"""One step of the game, for a loop of your own: the critics learn, then the calibrator.
+
+>>> game = Game(calibrator, features, critics, calibrator_optimizer, critics_optimizer, Weights())
+>>> parts = game.play([(Batch(source, target, clean_source, clean_target), patch)])
+
+The released code computes everything twice: the critics' step keeps (and throws away) the gradients of calibrator
+and classifier, the calibrator's step calibrates again, and the features of clean images, constants under a frozen
+classifier, are computed at every step.  Here one forward pass serves both and the clean features come from a table:
+the same gradients (a test compares them) for less than half the cost.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from shared_core.ops.gather import world_size
+from torch import Tensor, nn
+
+from calib.critics import FeatureCritic, Patch, PixelCritic, PixelwiseFeatureCritic
+from calib.losses import calibrator_loss, critic_loss
+
+Features = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of equation 7: of its pixel terms, its feature terms, and of the source group in both."""
+
+    pixel: float = 1.0
+    feature: float = 1.0
+    source: float = 0.1
+
+
+class Critics(nn.Module):
+    """The critics of a game; leave one out by None.  Without a feature critic no classifier is needed."""
+
+    def __init__(
+        self, pixel: PixelCritic | None, feature: FeatureCritic | PixelwiseFeatureCritic | None
+    ) -> None:
+        super().__init__()
+        if pixel is None and feature is None:
+            raise ValueError("there is no critic: give a pixel critic, a feature critic, or both")
+        self.pixel, self.feature = pixel, feature
+
+
+class Batch(NamedTuple):
+    """Images of both domains and the classifier's features of them (None without a feature critic)."""
+
+    source: Float[Tensor, "source channels height width"]
+    target: Float[Tensor, "target channels height width"]
+    clean_source: Tensor | None
+    clean_target: Tensor | None
+
+
+class CalibratedBatch(NamedTuple):
+    """Calibrated images of both domains and their features, with gradient."""
+
+    source: Tensor
+    target: Tensor
+    source_features: Tensor | None
+    target_features: Tensor | None
+
+
+def calibrate(calibrator: nn.Module, features: Features | None, batch: Batch) -> CalibratedBatch:
+    """Both domains through the calibrator and, where a feature critic plays, through the classifier."""
+    if batch.source.shape[1:] != batch.target.shape[1:]:
+        source, target = calibrator(batch.source), calibrator(batch.target)
+        both = (features(source), features(target)) if features else (None, None)
+        return CalibratedBatch(source, target, *both)
+    # In one pass: nothing in either net looks across images.
+    parts = [len(batch.source), len(batch.target)]
+    together = calibrator(torch.cat([batch.source, batch.target]))
+    source, target = together.split(parts)
+    both = features(together).split(parts) if features else (None, None)
+    return CalibratedBatch(source, target, *both)
+
+
+def critics_loss(
+    critics: Critics, batch: Batch, calibrated: CalibratedBatch, patch: Patch | None
+) -> dict[str, Float[Tensor, ""]]:
+    """Equations 5 and 6 by name; no gradient reaches the calibrator."""
+    parts = {}
+    if critics.pixel is not None and patch is not None:
+        groups = (batch.source, batch.target, calibrated.source, calibrated.target)
+        parts["critic_pixel"] = critic_loss([critics.pixel(images.detach(), patch) for images in groups])
+    if critics.feature is not None:
+        found = (
+            batch.clean_source,
+            batch.clean_target,
+            calibrated.source_features,
+            calibrated.target_features,
+        )
+        parts["critic_feature"] = critic_loss([critics.feature(f.detach()) for f in found if f is not None])
+    return parts
+
+
+def deception_loss(
+    critics: Critics, calibrated: CalibratedBatch, patch: Patch | None, weights: Weights
+) -> dict[str, Float[Tensor, ""]]:
+    """Equation 7 by name, weighted: how far both calibrated groups are from passing for source."""
+    parts = {}
+    if critics.pixel is not None and patch is not None:
+        parts["pixel"] = weights.pixel * calibrator_loss(
+            critics.pixel(calibrated.source, patch), critics.pixel(calibrated.target, patch), weights.source
+        )
+    if critics.feature is not None:
+        assert calibrated.source_features is not None
+        assert calibrated.target_features is not None
+        parts["feature"] = weights.feature * calibrator_loss(
+            critics.feature(calibrated.source_features),
+            critics.feature(calibrated.target_features),
+            weights.source,
+        )
+    return parts
+
+
+class Game:
+    """Both players with their optimizers; `play` is one step of it.
+
+    Args:
+        features: the classifier's features, with gradient to the images; unused without a feature critic.
+        accelerator: accelerate's, for precision and devices; None computes plainly.
+    """
+
+    def __init__(
+        self,
+        calibrator: nn.Module,
+        features: Features | None,
+        critics: Critics,
+        calibrator_optimizer: Any,
+        critics_optimizer: Any,
+        weights: Weights,
+        accelerator: Any = None,
+    ) -> None:
+        self.calibrator, self.critics, self.weights = calibrator, critics, weights
+        self.features = None if critics.feature is None else features
+        self.calibrator_optimizer, self.critics_optimizer = calibrator_optimizer, critics_optimizer
+        self._backward = accelerator.backward if accelerator else torch.Tensor.backward
+        self._autocast = accelerator.autocast if accelerator else nullcontext
+
+    def play(
+        self,
+        rounds: Sequence[tuple[Batch, Patch | None]],
+        usable: Callable[[dict[str, Tensor]], bool] = lambda _parts: True,
+    ) -> dict[str, Tensor]:
+        """The critics' step, then the calibrator's; the parts of the loss by name, and the gradient's norm.
+
+        With several rounds the gradients of all of them make one step, of both players at the end (the released
+        segmentation script's order).  `usable` sees the parts before anything moves; on False nothing does.
+        """
+        total: dict[str, Tensor] = {}
+        share = 1 / len(rounds)
+        for batch, patch in rounds:
+            with self._autocast():
+                calibrated = calibrate(self.calibrator, self.features, batch)
+                parts = critics_loss(self.critics, batch, calibrated, patch)
+            if not usable(parts):
+                return self._give_up(parts)
+            self._backward(share * torch.stack(list(parts.values())).sum())
+            if len(rounds) == 1:
+                self._move(self.critics, self.critics_optimizer)
+            with self._autocast(), _fixed(self.critics):
+                deceived = deception_loss(self.critics, calibrated, patch, self.weights)
+            if not usable(deceived):
+                return self._give_up(deceived)
+            self._backward(share * torch.stack(list(deceived.values())).sum())
+            for name, part in {**parts, **deceived}.items():
+                total[name] = total.get(name, 0) + share * part.detach()
+        if len(rounds) > 1:
+            self._move(self.critics, self.critics_optimizer)
+        total["gradient_norm"] = average_gradients(self.calibrator)
+        if usable({"gradient_norm": total["gradient_norm"]}):
+            self.calibrator_optimizer.step()
+        self.calibrator_optimizer.zero_grad()
+        return total
+
+    def _move(self, module: nn.Module, optimizer: Any) -> None:
+        average_gradients(module)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def _give_up(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        self.calibrator_optimizer.zero_grad()
+        self.critics_optimizer.zero_grad()
+        return {name: part.detach() for name, part in parts.items()}
+
+
+def average_gradients(module: nn.Module) -> Float[Tensor, ""]:
+    """Averages the gradients over all processes, in one message; returns their norm.
+
+    In place of DistributedDataParallel, which wants one forward pass before each backward pass: here the critics
+    judge four groups, and the calibrator's gradient passes through them.
+    """
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    if world_size() > 1:
+        torch.distributed.all_reduce(flat)
+        flat /= world_size()
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+    return flat.float().norm()
+
+
+@contextmanager
+def _fixed(module: nn.Module) -> Iterator[None]:
+    """No gradients for the module's own parameters inside."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
