@@ -54,6 +54,11 @@ def from_numpy(images: np.ndarray, labels: Any, class_names: Sequence[str] | Non
 
     Where both readings of four dimensions fit, channels first wins.
     """
+    return ArrayImages(channels_first(images), as_labels(labels), class_names)
+
+
+def channels_first(images: np.ndarray) -> UInt8[Tensor, "n channel height width"]:
+    """A copy of the bytes in the order (n, channel, height, width), from any layout of `from_numpy`."""
     if images.dtype != np.uint8:
         raise TypeError(f"images are {images.dtype}; they must be uint8, 0 to 255")
     if images.ndim == 3:
@@ -66,4 +71,4 @@ def from_numpy(images: np.ndarray, labels: Any, class_names: Sequence[str] | Non
         images = images.transpose(0, 3, 1, 2)
     elif images.shape[1] not in (1, 3):
         raise ValueError(f"images have shape {images.shape}; neither reading has 1 or 3 channels")
-    return ArrayImages(torch.from_numpy(np.array(images, order="C")), as_labels(labels), class_names)
+    return torch.from_numpy(np.array(images, order="C"))

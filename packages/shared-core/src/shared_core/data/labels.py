@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 def labels_of(dataset: Dataset) -> Int64[Tensor, " n"]:
     """The label of every item: from `.labels` or `.targets`, through Subset and ConcatDataset, else one pass.
 
-    Raises ValueError if the labels are not integers from 0 on.
+    Raises ValueError if the labels are not integers from 0 on, or the images have masks instead.
     """
     if isinstance(dataset, Subset):
         return labels_of(dataset.dataset)[torch.as_tensor(list(dataset.indices), dtype=torch.int64)]
@@ -23,6 +23,11 @@ def labels_of(dataset: Dataset) -> Int64[Tensor, " n"]:
         found = getattr(dataset, name, None)
         if found is not None and not callable(found):
             return as_labels(found)
+    if isinstance(getattr(dataset, "masks", None), Tensor):
+        raise ValueError(
+            "the data set has a mask for each image (segmentation), not one label: use its masks, "
+            "or give labels of shape (n,)"
+        )
     items = cast(Any, dataset)
     return as_labels([items[i][1] for i in range(len(cast(Sized, dataset)))])
 

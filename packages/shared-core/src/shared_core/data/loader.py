@@ -11,11 +11,12 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from shared_core.data.arrays import ArrayImages
+from shared_core.data.masks import ArrayMasks
 from shared_core.data.sampling import Batches, Key, keyed_generator_seed, keyed_uniform
 
 BatchTransform = Callable[[Tensor, Float[Tensor, "batch n"]], Tensor]
@@ -30,7 +31,9 @@ class KeyedDataset(Dataset):
     `batch_transform(images, uniforms)` sees the stacked batch and `uniforms` numbers in [0, 1) per image: the
     fast way.  With both, `transform` comes first.
 
-    A list of keys gives `(images, labels)`, and `indices` (into `dataset`) third if `with_index`.
+    A list of keys gives `(images, labels)`, and `indices` (into `dataset`) third if `with_index`.  Labels are
+    int64 [batch], or masks int64 [batch, height, width] if the items have one.  A transform does not see the
+    mask: with masks, give none that moves pixels.
     """
 
     def __init__(
@@ -49,20 +52,22 @@ class KeyedDataset(Dataset):
     def __len__(self) -> int:
         return len(cast(Sized, self.dataset))
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+    def __getitem__(self, key: Key) -> tuple[Tensor, int | Tensor]:
         images, labels = self.__getitems__([key])[:2]
-        return images[0], int(labels[0])
+        return images[0], labels[0] if labels.dim() > 1 else int(labels[0])
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         indices = torch.tensor([key.index for key in keys], dtype=torch.int64)
         if isinstance(self.dataset, ArrayImages):
             images: Any = self.dataset.images[indices]
             labels = self.dataset.labels[indices]
+        elif isinstance(self.dataset, ArrayMasks):
+            images, labels = self.dataset.images[indices], self.dataset.masks[indices].long()
         else:
             source = cast(Any, self.dataset)
             pairs = [source[key.index] for key in keys]
             images = [image for image, _ in pairs]
-            labels = torch.tensor([int(label) for _, label in pairs], dtype=torch.int64)
+            labels = _labels([label for _, label in pairs])
         if self.transform is not None:
             images = [self._one(image, key) for image, key in zip(images, keys, strict=True)]
         images = images if isinstance(images, Tensor) else _stack(images)
@@ -142,6 +147,12 @@ def _as_it_is(batch: Any) -> Any:
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
+
+
+def _labels(labels: list[Any]) -> Int64[Tensor, "batch ..."]:
+    if labels and getattr(labels[0], "ndim", 0) == 2:
+        return _stack([torch.as_tensor(mask, dtype=torch.int64) for mask in labels])
+    return torch.tensor([int(label) for label in labels], dtype=torch.int64)
 
 
 def _stack(images: list[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Images and labels from a `.npz` file, with its declared sizes checked before anything is read."""
+"""Images and labels (or masks) from a `.npz` file, with its declared sizes checked before anything is read."""
 
 import os
 import zipfile
@@ -9,14 +9,17 @@ import numpy as np
 
 from shared_core.data.arrays import ArrayImages, from_numpy
 from shared_core.data.images import printable
+from shared_core.data.masks import ArrayMasks, masks_from_numpy
 
 
-def open_npz(spec: str, split: str) -> ArrayImages:
+def open_npz(spec: str, split: str) -> ArrayImages | ArrayMasks:
     """`PATH` reads `x_train y_train` (or `_test`), `PATH#day` reads `x_day_train y_day_train`.
 
-    Images are uint8 of shape (n, h, w), (n, c, h, w) or (n, h, w, c).  Raises FileNotFoundError, or
-    ValueError if a key is missing, the file is broken, holds pickled objects, or declares more than the
-    memory holds.
+    Images are uint8 of shape (n, h, w), (n, c, h, w) or (n, h, w, c).  Labels of shape (n, h, w) are masks
+    for segmentation; the key `ignore` then holds the label that does not count, 255 without it.
+
+    Raises FileNotFoundError, or ValueError if a key is missing, the file is broken, holds pickled objects, or
+    declares more than the memory holds.
     """
     path, _, prefix = spec.partition("#")
     if not Path(path).is_file():
@@ -27,14 +30,15 @@ def open_npz(spec: str, split: str) -> ArrayImages:
         missing = [key for key in (f"x_{part}", f"y_{part}") if key not in headers]
         if missing:
             raise ValueError(f"it has no {' and no '.join(missing)}; its keys are {', '.join(headers)}")
-        wanted = [key for key in (f"x_{part}", f"y_{part}", "class_names") if key in headers]
+        wanted = [key for key in (f"x_{part}", f"y_{part}", "class_names", "ignore") if key in headers]
         _check_sizes({key: headers[key] for key in wanted})
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in wanted}
-        names = arrays.get("class_names")
-        return from_numpy(
-            arrays[f"x_{part}"], arrays[f"y_{part}"], None if names is None else [str(n) for n in names]
-        )
+        names = [str(name) for name in arrays["class_names"]] if "class_names" in arrays else None
+        images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        if labels.ndim == 3:
+            return masks_from_numpy(images, labels, names, int(arrays.get("ignore", 255)))
+        return from_numpy(images, labels, names)
     except (ValueError, TypeError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"cannot read {printable(path)}: {error}") from error
 

@@ -6,7 +6,7 @@
 | `mnist usps svhn cifar10 cifar100 fashion-mnist` | through torchvision, from `root` |
 | `imagefolder:PATH` | `PATH/train/CLASS/*.jpg` and `PATH/test` or `PATH/val` |
 | `npz:PATH` | keys `x_train y_train x_test y_test`, optionally `class_names` |
-| `npz:PATH#day` | keys `x_day_train y_day_train x_day_test y_day_test` |
+| `npz:PATH#day` | keys `x_day_train y_day_train x_day_test y_day_test`; with `y` of shape (n, h, w): ArrayMasks |
 | `hf:NAME` | Hugging Face datasets (extra `hf`) |
 | a Dataset | as it is |
 
@@ -26,10 +26,11 @@ from shared_core.data.arrays import ArrayImages, from_numpy
 from shared_core.data.folder import FolderImages, class_folders
 from shared_core.data.images import printable
 from shared_core.data.labels import as_labels, check_labels, labels_of
+from shared_core.data.masks import ArrayMasks
 from shared_core.data.npz import open_npz
 from shared_core.data.sampling import Key, keyed_uniform
 
-__all__ = ["ArrayImages", "FolderImages", "check_labels", "labels_of", "open_dataset"]
+__all__ = ["ArrayImages", "ArrayMasks", "FolderImages", "check_labels", "labels_of", "open_dataset"]
 
 TORCHVISION = ("mnist", "usps", "svhn", "cifar10", "cifar100", "fashion-mnist")
 
@@ -41,7 +42,7 @@ def open_dataset(
     download: bool = False,
     on_bad: str = "raise",
 ) -> Any:
-    """The data set that `spec` names (table above): ArrayImages, FolderImages, or the Dataset given.
+    """The data set that `spec` names (table above): ArrayImages, ArrayMasks, FolderImages, or the Dataset given.
 
     `root` and `download` are for torchvision's sets, `on_bad` ("raise" or "skip") for folders of images.
     Raises ValueError or FileNotFoundError with what is missing, ImportError naming an extra to install.
