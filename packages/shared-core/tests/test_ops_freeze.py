@@ -189,7 +189,6 @@ def test_packed_weights_in_torchscript_count(int8_nets, inside):
     assert all(name.startswith("net" if inside else ("torchscript:", "0.")) for name in found[0])
 
 
+@pytest.mark.gpu
 def test_gpu_and_cpu_have_the_same_sums():
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     assert checksums(small_net().cuda()) == checksums(small_net())
