@@ -11,6 +11,7 @@ images in [-1, 1] and 51 grey levels of 255 for bytes.  The paper's 0.4, 0.9 and
 and 0.4 here.
 """
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -145,13 +146,32 @@ class Calibrator(nn.Module):
             scale = alpha
         moved = images + (scale * self.correction(images)).to(images.dtype)
         low, high = self.low.to(images.dtype), self.high.to(images.dtype)
-        moved = torch.maximum(torch.minimum(moved, high), low)
+        # Not clamp: it halves the gradient of a pixel that lies on the bound, as black and white ones do.
+        moved = torch.where(moved > high, high, moved)
+        moved = torch.where(moved < low, low, moved)
         if isinstance(scale, Tensor):
             moved = torch.where(scale > 0, moved, images)
         if graph:
             inside = ((images >= low) & (images <= high)).flatten(1).all(1)
             moved = torch.where(inside[:, None, None, None], moved, images)
         return moved
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write `calibrator.safetensors` and `config.json`, see :mod:`calib.pretrained`."""
+        from calib.pretrained import save_calibrator
+
+        save_calibrator(self, folder)
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str]) -> "Calibrator":
+        """The calibrator of a folder that :meth:`save_pretrained` wrote, or of an exported safetensors file.
+
+        Raises:
+            ValueError: nothing there, a file that may hold code, another format, or files that do not fit.
+        """
+        from calib.pretrained import load_calibrator
+
+        return load_calibrator(path)
 
     def _raw(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
