@@ -7,7 +7,7 @@ import torch
 from shared_core.data.augment import crop_flip
 from shared_core.data.loader import KeyedDataset
 from shared_core.data.open import ArrayImages, FolderImages, check_labels, labels_of, open_dataset
-from shared_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from shared_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Fitted, Preprocess, fitted
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
@@ -81,34 +81,6 @@ def training_set(config: TrainConfig, data: Data, seed: int, with_index: bool) -
         source = data.train.dataset if isinstance(data.train, Fitted) else data.train
         return KeyedDataset(source, seed, transform=transform, with_index=with_index)
     return KeyedDataset(data.train, seed, with_index=with_index)
-
-
-class Fitted(Dataset):
-    """A data set whose images are brought to the input's size one by one, as they are read."""
-
-    def __init__(self, dataset: Dataset, preprocess: Preprocess):
-        self.dataset, self.preprocess = dataset, preprocess
-        self.labels = labels_of(dataset)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.dataset[index]
-        return self.preprocess.fit(image), int(label)
-
-
-def fitted(part: Dataset, preprocess: Preprocess) -> Dataset:
-    """In-memory sets are fitted at once and stay in memory; others are fitted as they are read."""
-    source, places = part, slice(None)
-    if isinstance(part, Subset):
-        source, places = part.dataset, torch.tensor(part.indices, dtype=torch.long)
-    if not isinstance(source, ArrayImages):
-        return Fitted(part, preprocess)
-    images, labels = source.images[places], source.labels[places]
-    if images.shape[1:] != (preprocess.channels, preprocess.size, preprocess.size) and len(images):
-        images = torch.stack([preprocess.fit(image) for image in images])
-    return ArrayImages(images, labels, source.class_names)
 
 
 def open_split(config: TrainConfig, part: str) -> Dataset:

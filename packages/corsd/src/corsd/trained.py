@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from shared_core.data.open import ArrayImages, check_labels, labels_of
-from shared_core.data.preprocess import Preprocess
+from shared_core.data.preprocess import Preprocess, fitted
 from shared_core.run import checkpoint
 from shared_core.run.config import load_yaml
 from shared_core.run.weights import read_weights
@@ -77,7 +77,7 @@ def open_test(trained: Trained, spec: str | None = None, root: Path | None = Non
     changed = {name: value for name, value in {"data": spec, "data_root": root}.items() if value is not None}
     found = data.open_split(trained.config.model_copy(update=changed), "test")
     check_labels(labels_of(found), len(trained.class_names))
-    return data.fitted(found, trained.preprocess)
+    return fitted(found, trained.preprocess)
 
 
 def open_exits(trained: Trained) -> tuple[list[Stage], Exits] | None:

@@ -1,12 +1,16 @@
 """How bytes become a net's input: the same in training, evaluation, prediction and the metadata of exports."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
+import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.utils.data import Dataset, Subset
 
+from shared_core.data.arrays import ArrayImages
 from shared_core.data.augment import normalize, to_float
+from shared_core.data.labels import labels_of
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -47,3 +51,31 @@ class Preprocess:
     def record(self) -> dict[str, Any]:
         """Plain values, for metadata; `Preprocess(**record)` brings it back."""
         return asdict(self)
+
+
+class Fitted(Dataset):
+    """A data set whose images are brought to the input's size one by one, as they are read."""
+
+    def __init__(self, dataset: Dataset, preprocess: Preprocess):
+        self.dataset, self.preprocess = dataset, preprocess
+        self.labels = labels_of(dataset)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = cast(Any, self.dataset)[index]
+        return self.preprocess.fit(image), int(label)
+
+
+def fitted(part: Dataset, preprocess: Preprocess) -> Dataset:
+    """`part` at the input's size: in-memory sets are fitted at once and stay in memory, others as they are read."""
+    source, places = part, slice(None)
+    if isinstance(part, Subset):
+        source, places = part.dataset, torch.tensor(part.indices, dtype=torch.long)
+    if not isinstance(source, ArrayImages):
+        return Fitted(part, preprocess)
+    images, labels = source.images[places], source.labels[places]
+    if images.shape[1:] != (preprocess.channels, preprocess.size, preprocess.size) and len(images):
+        images = torch.stack([preprocess.fit(image) for image in images])
+    return ArrayImages(images, labels, source.class_names)
