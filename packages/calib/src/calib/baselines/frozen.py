@@ -1,0 +1,102 @@
+"""Controls that leave the classifier as it is, and the bound that has the target's labels.
+
+>>> before = source_only(classifier, source, target, Settings(), seed=0)
+>>> before.predict(images).argmax(1)
+"""
+
+import torch
+from shared_core.ops.bounded import project
+from shared_core.run.guard import FiniteGuard
+from torch import Tensor, nn
+from torch.nn import functional
+
+from calib.baselines.form import (
+    Adapted,
+    Labelled,
+    Settings,
+    adapted,
+    batches,
+    copied,
+    pixels,
+    seeded,
+)
+
+
+def source_only(
+    classifier: nn.Module, source: Labelled, target: Tensor, settings: Settings, seed: int
+) -> Adapted:
+    """The classifier as it is: the floor."""
+    return adapted(copied(classifier), "nothing")
+
+
+def moment_matching(
+    classifier: nn.Module, source: Labelled, target: Tensor, settings: Settings, seed: int
+) -> Adapted:
+    """x' = (x - mu_t) sigma_s / sigma_t + mu_s per channel, clipped to [0, 1]; no learning.
+
+    Means and deviations are of all pixels of a domain.  Every image goes through the same map, of whichever domain
+    it is.  A channel without deviation in the target is only shifted.
+    """
+    source_mean, source_std = channel_moments(source.images)
+    target_mean, target_std = channel_moments(target)
+    scale = torch.where(target_std > 0, source_std / target_std.clamp(min=1e-12), torch.ones_like(target_std))
+    net = copied(classifier)
+    answer = adapted(net, "nothing").predict
+
+    def predict(images: Tensor) -> Tensor:
+        x = pixels(images, net)
+        mu_s, mu_t, s = (v.to(x)[:, None, None] for v in (source_mean, target_mean, scale))
+        return answer(((x - mu_t) * s + mu_s).clamp(0, 1))
+
+    return Adapted(predict, "nothing", net)
+
+
+def random_correction(
+    classifier: nn.Module, source: Labelled, target: Tensor, settings: Settings, seed: int
+) -> Adapted:
+    """x' = clip(x + epsilon * sign(n)), n ~ N(0, 1) per pixel: a calibrator's correction without its sense.
+
+    Reads `epsilon`.  The signs are a function of `seed` and an image's place in its batch.
+    """
+    net = copied(classifier)
+    answer = adapted(net, "nothing").predict
+
+    def predict(images: Tensor) -> Tensor:
+        x = pixels(images, net)
+        generator = torch.Generator().manual_seed(seed)
+        # Drawn on the CPU: the same on every device.
+        sign = torch.randint(2, x.shape, generator=generator).to(x) * 2 - 1
+        return answer(project(x + settings.epsilon * sign, x, settings.epsilon, 0.0, 1.0))
+
+    return Adapted(predict, "nothing", net)
+
+
+def target_supervised(classifier: nn.Module, target: Labelled, settings: Settings, seed: int) -> Adapted:
+    """The bound: a copy of the classifier trained on with the target's labels (Adam, cross-entropy).
+
+    Reads `steps`, `batch_size`, `learning_rate`.
+    """
+    with seeded(seed):
+        net = copied(classifier).train()
+        optimizer = torch.optim.Adam(net.parameters(), settings.learning_rate)
+        order, guard = batches(len(target.images), settings.batch_size, seed), FiniteGuard("error")
+        for step in range(1, settings.steps + 1):
+            at = next(order)
+            logits = net(pixels(target.images[at], net))
+            loss = functional.cross_entropy(logits, target.labels[at].to(logits.device))
+            guard.accepts({"cross_entropy": loss}, step)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return adapted(net, "new model")
+
+
+def channel_moments(images: Tensor, batch_size: int = 1000) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (float32 [c], over all pixels, population) of images as in `Labelled`."""
+    total = torch.zeros(2, images.shape[1], dtype=torch.float64)
+    for part in images.split(batch_size):
+        # In double precision, or the difference of squares below would cancel.
+        x = part.cpu().double() / (255 if part.dtype == torch.uint8 else 1)
+        total += torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))])
+    mean, square = total / (images.numel() / images.shape[1])
+    return mean.float(), (square - mean.square()).clamp(min=0).sqrt().float()
