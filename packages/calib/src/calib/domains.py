@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int64
+from shared_core.data.augment import to_float
 from shared_core.data.loader import KeyedDataset, make_loader, test_loader
 from shared_core.data.sampling import Batches, shuffled_plan
 from torch import Tensor
@@ -131,6 +132,11 @@ def in_range(images: Tensor, calibrator: Calibrator) -> Float[Tensor, "batch cha
         return images
     low, high = calibrator.low.to(images.device), calibrator.high.to(images.device)
     return (low + images.float() / 255 * (high - low)).clamp(low, high)
+
+
+def as_floats(images: Tensor) -> Float[Tensor, "batch channels height width"]:
+    """Bytes to floats in [0, 1]; floats as they are."""
+    return to_float(images) if images.dtype == torch.uint8 else images
 
 
 def check_images(name: str, images: Tensor, calibrator: Calibrator) -> None:

@@ -1,0 +1,272 @@
+"""What a run of ``calib adapt`` is: one frozen, validated record, read from YAML and flags, saved beside it.
+
+Presets are functions that return an :class:`AdaptConfig`.  Nothing here imports torch.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+from shared_core.run.config import Config
+from tyro.conf import Suppress
+
+Baseline = Literal[
+    "moment_matching",
+    "random_correction",
+    "bn_adapt",
+    "tent",
+    "deep_coral",
+    "dann",
+    "adda",
+    "shot_im",
+    "target_supervised",
+]
+
+
+class Training(Config):
+    """How a classifier without weights is trained on the source first (and target_supervised on the target)."""
+
+    epochs: float = Field(15, gt=0)
+    batch_size: int = Field(128, ge=2)
+    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Peak of one cycle of Adam.")
+    weight_decay: float = Field(5e-4, ge=0, allow_inf_nan=False)
+
+
+class LossWeights(Config):
+    """The weights of calib.Weights, with the same defaults."""
+
+    pixel: float = Field(1.0, ge=0)
+    feature: float = Field(1.0, ge=0)
+    source: float = Field(0.1, ge=0)
+
+
+class Optim(Config):
+    """Adam, for the calibrator and its critics."""
+
+    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
+    critic_learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
+    schedule: Literal["constant", "cosine"] = "constant"
+
+
+class AdaptConfig(Config):
+    """Adapt a frozen classifier to a new domain with a calibrator, and its baselines beside it."""
+
+    source: str = Field(
+        "digits",
+        description="digits | mnist | usps | svhn | fashion-mnist | photo-digits | imagefolder:PATH | "
+        "npz:PATH[#prefix] | hf:NAME",
+    )
+    target: str = Field("photo-digits", description="As source; its labels only score the test images.")
+    translated: str | None = Field(
+        None,
+        description="Source images in the target's style, e.g. imagefolder:PATH: they replace the source.",
+    )
+    data_root: Path | None = Field(None, description="Folder of the torchvision data sets.")
+    classifier: str = Field(
+        "small:lenet",
+        description="small:lenet|dtn|segmenter | torchvision:NAME | timm:NAME | file.py:function | model.onnx",
+    )
+    weights: Path | None = Field(
+        None,
+        description="Weights of the classifier (safetensors); without, it is trained on the source first.",
+    )
+    epsilon: float = Field(
+        0.2, gt=0, le=1, description="Bound of the correction, a share of the value range."
+    )
+    body: Literal["residual", "depthwise", "lowres", "constant"] = "residual"
+    steps: int = Field(600, ge=1, description="Steps of the calibrator.")
+    batch_size: int = Field(64, ge=2, description="Images of each domain per step over all processes.")
+    selection: Literal["information", "entropy", "neighbourhood", "confusion", "last", "oracle"] = Field(
+        "information", description="Which calibrator is kept; oracle looks at target labels."
+    )
+    baselines: list[Baseline] = Field([], description="Other methods in the same run, for comparison.")
+    seeds: list[int] = Field([0], description="One run per seed.")
+    compat: Literal["none", "released"] = Field(
+        "none", description="The released code's faults, for comparison."
+    )
+    device: str = Field("auto", description="auto | cpu | cuda | cuda:N | mps")
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+    # From here on in the YAML file only.
+    download: Suppress[bool] = Field(False, description="Let torchvision download into data_root.")
+    pretrained: Suppress[bool] = Field(False, description="Take torchvision's or timm's published weights.")
+    num_classes: Suppress[int | None] = Field(None, ge=2, description="Default: as many as the source names.")
+    image_size: Suppress[int | None] = Field(
+        None, ge=8, description="Side; default: the source's, 224 of files."
+    )
+    channels: Suppress[Literal[1, 3] | None] = None
+    normalize: Suppress[Literal["none", "half", "imagenet"]] = Field(
+        "half", description="What the classifier wants of images in [0, 1]: nothing, [-1, 1], or ImageNet's."
+    )
+    ignore: Suppress[int | None] = Field(
+        None, description="Label of pixels that do not count (segmentation)."
+    )
+    surrogate_steps: Suppress[int] = Field(
+        0,
+        ge=0,
+        description="Steps to distil a stand-in for a classifier that gives no gradient; 0: pixels only.",
+    )
+    width: Suppress[int] = Field(4, ge=1)
+    blocks: Suppress[int] = Field(9, ge=0)
+    mode: Suppress[Literal["signed", "positive", "released"]] = "signed"
+    feature: Suppress[str] = Field("softmax", description="softmax | logits | layer:NAME")
+    patch: Suppress[int] = Field(4, ge=1)
+    patches: Suppress[int] = Field(1, ge=1)
+    ema: Suppress[float | None] = Field(0.99, gt=0, lt=1)
+    accumulate: Suppress[int] = Field(1, ge=1)
+    source_tolerance: Suppress[float] = Field(1.0, ge=0, description="Points of source accuracy that may go.")
+    validate_every: Suppress[int] = Field(100, ge=1)
+    validation_images: Suppress[int] = Field(2000, ge=3)
+    workers: Suppress[int] = Field(0, ge=0)
+    threads: Suppress[int | None] = Field(None, ge=1, description="Threads of a process on a CPU.")
+    on_bad: Suppress[Literal["raise", "skip"]] = "raise"
+    on_nonfinite: Suppress[Literal["error", "skip"]] = "error"
+    log_every: Suppress[int] = Field(10, ge=1)
+    checkpoint_every: Suppress[int] = Field(200, ge=1)
+    training: Suppress[Training] = Training()
+    loss: Suppress[LossWeights] = LossWeights()
+    optim: Suppress[Optim] = Optim()
+
+    @property
+    def ignore_label(self) -> int:
+        """The label of pixels that do not count; 255 by custom."""
+        return 255 if self.ignore is None else self.ignore
+
+    @field_validator("seeds", mode="after")
+    @classmethod
+    def _some_seeds(cls, seeds: list[int]) -> list[int]:
+        if not seeds or len(set(seeds)) != len(seeds):
+            raise ValueError("give at least one seed, none twice")
+        return seeds
+
+
+def digits() -> AdaptConfig:
+    """scikit-learn's real digits to the same digits over its real photographs, in minutes on a CPU."""
+    return AdaptConfig(
+        image_size=32,
+        channels=3,
+        steps=300,
+        epsilon=0.3,
+        blocks=3,
+        threads=1,
+        training=Training(epochs=40, batch_size=64),
+        loss=LossWeights(source=0.3),
+        validate_every=50,
+        validation_images=600,
+        baselines=["moment_matching", "random_correction"],
+    )
+
+
+def usps_mnist() -> AdaptConfig:
+    """The paper's constants for USPS to MNIST (its epsilon 0.9 of [-1, 1]; 50 epochs of 56 batches)."""
+    return AdaptConfig(
+        source="usps",
+        target="mnist",
+        classifier="small:dtn",
+        image_size=32,
+        channels=3,
+        epsilon=0.45,
+        width=4,
+        steps=2800,
+        batch_size=128,
+        patch=8,
+        optim=Optim(learning_rate=1e-4, weight_decay=5e-4),
+        training=Training(epochs=250, learning_rate=1e-4),
+        ema=None,
+    )
+
+
+def mnist_usps() -> AdaptConfig:
+    """The paper's constants for MNIST to USPS (its epsilon 0.4 of [-1, 1]; 200 epochs of 56 batches)."""
+    return AdaptConfig(
+        source="mnist",
+        target="usps",
+        classifier="small:dtn",
+        image_size=32,
+        channels=3,
+        epsilon=0.2,
+        width=8,
+        steps=11200,
+        batch_size=128,
+        patch=4,
+        optim=Optim(learning_rate=1e-4, weight_decay=5e-4),
+        training=Training(epochs=300, learning_rate=1e-4),
+        ema=None,
+    )
+
+
+def svhn_mnist() -> AdaptConfig:
+    """The paper's constants for SVHN to MNIST (its epsilon 0.8 of [-1, 1]; 100 epochs of 117 batches)."""
+    return AdaptConfig(
+        source="svhn",
+        target="mnist",
+        classifier="small:dtn",
+        image_size=32,
+        channels=3,
+        epsilon=0.4,
+        width=8,
+        blocks=8,
+        steps=11700,
+        batch_size=512,
+        patch=8,
+        optim=Optim(learning_rate=2e-4),
+        training=Training(epochs=100, batch_size=512, learning_rate=1e-4, weight_decay=0.0),
+        ema=None,
+    )
+
+
+def camvid_day_dusk() -> AdaptConfig:
+    """Segmentation of street scenes, day to dusk, 160 by 120 pixels, on a CPU."""
+    return AdaptConfig(
+        source="npz:camvid_day_dusk_160x120.npz#day",
+        target="npz:camvid_day_dusk_160x120.npz#dusk",
+        classifier="small:segmenter",
+        num_classes=11,
+        ignore=11,
+        epsilon=0.1,
+        blocks=3,
+        steps=300,
+        batch_size=4,
+        patch=8,
+        patches=4,
+        loss=LossWeights(source=0.2),
+        optim=Optim(learning_rate=5e-4),
+        training=Training(epochs=35, batch_size=8),
+        validate_every=50,
+        validation_images=40,
+    )
+
+
+def gta5_cityscapes() -> AdaptConfig:
+    """GTA5 to Cityscapes, for a GPU: npz files of both and a segmentation net of your own (file.py:function)."""
+    return AdaptConfig(
+        source="npz:gta5.npz",
+        target="npz:cityscapes.npz",
+        classifier="drn26.py:drn26",
+        num_classes=19,
+        ignore=255,
+        normalize="imagenet",
+        epsilon=0.1,
+        width=4,
+        steps=2500,
+        batch_size=8,
+        accumulate=8,
+        patch=64,
+        loss=LossWeights(source=0.2),
+        optim=Optim(learning_rate=2e-4, weight_decay=5e-3),
+        validate_every=500,
+        validation_images=50,
+        precision="bf16",
+    )
+
+
+PRESETS = {
+    "digits": digits,
+    "mnist-usps": mnist_usps,
+    "usps-mnist": usps_mnist,
+    "svhn-mnist": svhn_mnist,
+    "camvid-day-dusk": camvid_day_dusk,
+    "gta5-cityscapes": gta5_cityscapes,
+}

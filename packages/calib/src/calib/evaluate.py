@@ -1,0 +1,115 @@
+"""The four numbers of a calibrator: source and target, without and with it; and what it costs."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int64
+from shared_core.data.loader import test_loader
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from calib.attachment import CalibratedClassifier
+from calib.domains import as_floats, in_range
+from calib.segmentation import confusion, segmentation_scores
+
+Predict = Callable[[Tensor], Tensor]
+
+
+@torch.no_grad()
+def evaluate_classifier(
+    predict: Predict, dataset: Dataset, num_classes: int, device: torch.device
+) -> dict[str, Any]:
+    """Accuracy and per-class accuracy in percent, and the confusion matrix [label][prediction].
+
+    `predict` takes floats in [0, 1] and gives logits.
+    """
+    matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    for images, labels in test_loader(dataset, 500):
+        found = predict(as_floats(images.to(device))).argmax(1).cpu()
+        matrix += torch.bincount(labels * num_classes + found, minlength=num_classes**2).view_as(matrix)
+    return scores_of(matrix)
+
+
+def scores_of(matrix: Int64[Tensor, "classes classes"]) -> dict[str, Any]:
+    """Accuracy, accuracy per class (None without images of it) and the matrix as lists."""
+    right, count = matrix.diagonal(), matrix.sum(1)
+    per_class = [round(100 * int(r) / int(n), 2) if n else None for r, n in zip(right, count, strict=True)]
+    return {
+        "accuracy": 100 * int(right.sum()) / max(int(count.sum()), 1),
+        "per_class": per_class,
+        "confusion": matrix.tolist(),
+    }
+
+
+@torch.no_grad()
+def evaluate_segmenter(
+    predict: Predict, dataset: Dataset, num_classes: int, device: torch.device, ignore: int = 255
+) -> dict[str, Any]:
+    """mIoU (as "accuracy", the figure that leads), fwIoU, pixel accuracy and IoU per class, in percent."""
+    matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    for images, masks in test_loader(dataset, 8):
+        matrix += confusion(predict(as_floats(images.to(device))).cpu(), masks, ignore)
+    scores = segmentation_scores(matrix)
+    return {
+        "accuracy": scores.miou,
+        "mean_iou": scores.miou,
+        "frequency_weighted_iou": scores.fwiou,
+        "pixel_accuracy": scores.pixel_accuracy,
+        "per_class": [round(value, 2) if value == value else None for value in scores.iou.tolist()],
+        "confusion": matrix.tolist(),
+    }
+
+
+def four_numbers(
+    model: CalibratedClassifier,
+    source_test: Dataset,
+    target_test: Dataset,
+    num_classes: int,
+    device: torch.device,
+    ignore: int | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Evaluations by name: source_before, source_after, target_before, target_after.
+
+    `ignore` given: segmentation.  The model is left in eval mode.
+    """
+    model.to(device).eval()
+
+    def score(predict: Predict, dataset: Dataset) -> dict[str, Any]:
+        if ignore is None:
+            return evaluate_classifier(predict, dataset, num_classes, device)
+        return evaluate_segmenter(predict, dataset, num_classes, device, ignore)
+
+    def before(images: Tensor) -> Tensor:
+        return model.classifier(in_range(images, model.calibrator))
+
+    return {
+        f"{name}_{when}": score(predict, dataset)
+        for name, dataset in (("source", source_test), ("target", target_test))
+        for when, predict in (("before", before), ("after", cast(Predict, model)))
+    }
+
+
+@torch.no_grad()
+def latency_ratio(
+    model: CalibratedClassifier, images: Float[Tensor, "batch channels height width"], repeats: int = 7
+) -> float:
+    """Time of calibrator and classifier over the classifier's alone: medians of interleaved runs."""
+    model.eval()
+    alone: list[float] = []
+    together: list[float] = []
+    for turn in range(repeats + 2):
+        for net, times in ((model.classifier, alone), (model, together)):
+            begun = _now(images.device)
+            net(images)
+            if turn >= 2:
+                times.append(_now(images.device) - begun)
+    return statistics.median(together) / statistics.median(alone)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

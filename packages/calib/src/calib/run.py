@@ -1,0 +1,362 @@
+"""A run of ``calib adapt``: one adaptation per seed, its four numbers, and the baselines beside it.
+
+One seed is an ordinary run folder; several are cells of a run:
+
+    runs/NAME/  config.yaml env.json metrics.jsonl result.json report.html
+                classifier.safetensors (if the run trained it)  calibrator/  evaluation.json
+                cells/seedN/  each an ordinary run folder
+
+``result.json`` follows ``result_schema.json``.
+"""
+
+import json
+import statistics
+import time
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from shared_core.data.arrays import ArrayImages
+from shared_core.data.augment import to_float
+from shared_core.data.loader import test_loader
+from shared_core.data.masks import ArrayMasks
+from shared_core.ops.freeze import checksums
+from shared_core.ops.gather import rank
+from shared_core.run.atomic import write_json
+from shared_core.run.config import user_errors
+from shared_core.run.device import choose_device
+from shared_core.run.folder import RunFolder
+from shared_core.run.metrics import MetricsLog, cut_back
+from shared_core.run.result import check_result
+from shared_core.run.weights import read_weights, save_weights
+from torch import nn
+from torch.utils.data import Dataset
+
+from calib.adaptation import adapt
+from calib.attachment import CalibratedClassifier, attach
+from calib.baselines import METHODS, Labelled, NotApplicableError, Settings, target_supervised
+from calib.blackbox import distil_surrogate, gives_gradient
+from calib.calibrator import EPSILON_UNIT, Calibrator
+from calib.classifiers import Normalized, open_classifier
+from calib.config import AdaptConfig
+from calib.data import Domains, normalization, open_domains
+from calib.evaluate import evaluate_classifier, four_numbers, latency_ratio
+from calib.segmentation import SegmenterSettings, tiny_segmenter, train_segmenter
+from calib.step import Weights
+from calib.supervised import train_classifier
+
+
+def run(config: AdaptConfig, out: Path, resume: bool = False) -> dict[str, Any]:
+    """Adapt for every seed, write result.json and report.html, return the result.
+
+    Raises:
+        ConfigError: the configuration cannot work; found before the first step.
+        RunFolderError: `out` holds another run.
+        SystemExit: 130 or 143, after saving, when the process was told to stop.
+    """
+    from calib.report import report
+
+    with user_errors():
+        device = choose_device(config.device)
+        domains = open_domains(config)
+        build_calibrator(config, domains.channels)
+        if config.classifier.startswith(("torchvision", "timm", "small")) or config.weights:
+            build_classifier(config, domains)
+    if len(config.seeds) == 1:
+        result = run_cell(config, config.seeds[0], out, domains, device, resume)
+    else:
+        result = run_cells(config, out, domains, device, resume)
+    if is_main():
+        check_result(result, schema())
+        write_json(out / "result.json", result)
+        report(out)
+    return result
+
+
+def run_cells(
+    config: AdaptConfig, out: Path, domains: Domains, device: torch.device, resume: bool
+) -> dict[str, Any]:
+    """One cell per seed below `out`, and what they come to together."""
+    with RunFolder(out) as folder:
+        if is_main():
+            if not (resume and folder.finished()):
+                folder.open(config, resume)
+            cut_back(folder.metrics, 0)
+        results = []
+        for number, seed in enumerate(config.seeds, start=1):
+            own = config.model_copy(update={"seeds": [seed]})
+            results.append(run_cell(own, seed, out / "cells" / f"seed{seed}", domains, device, resume))
+            if is_main():
+                write_json(out / "cells" / f"seed{seed}" / "result.json", results[-1])
+                with MetricsLog(folder.metrics) as log:
+                    log.log(number, **{name: results[-1][name] for name in ("seed", *FOUR)})
+        return summarise(results)
+
+
+FOUR = ("source_before", "source_after", "target_before", "target_after")
+
+
+def run_cell(
+    config: AdaptConfig, seed: int, out: Path, domains: Domains, device: torch.device, resume: bool
+) -> dict[str, Any]:
+    """One adaptation: the classifier opened or trained, the calibrator, four numbers, the baselines."""
+    if resume and (out / "result.json").is_file():
+        return json.loads((out / "result.json").read_text(encoding="utf-8"))
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    begun = time.perf_counter()
+    classifier = the_classifier(config, domains, seed, out, device)
+    before = checksums(classifier)
+    torch.manual_seed(seed)
+    calibrator = build_calibrator(config, domains.channels)
+    model = attach(classifier, calibrator)
+    note = adapt_model(config, model, domains, seed, out, device, resume)
+    evaluations = four_numbers(
+        model,
+        domains.source_test,
+        domains.target_test,
+        domains.num_classes,
+        device,
+        config.ignore_label if domains.segmentation else None,
+    )
+    example = next(iter(test_loader(domains.source_test, 64)))[0]
+    adaptation = json.loads((out / "adaptation.json").read_text(encoding="utf-8")) if is_main() else {}
+    rows = [] if domains.segmentation else baseline_rows(config, classifier, domains, seed, device)
+    result = {
+        "source": config.source,
+        "target": config.target,
+        "classifier": config.classifier,
+        "method": "calibrator",
+        "seed": seed,
+        **{name: evaluations[name]["accuracy"] for name in FOUR},
+        "measure": "mIoU" if domains.segmentation else "accuracy",
+        "epsilon": config.epsilon,
+        "epsilon_unit": EPSILON_UNIT,
+        "body": config.body,
+        "mode": config.mode,
+        "parameter_ratio": model.parameter_ratio(),
+        "parameters": sum(p.numel() for p in calibrator.parameters()),
+        "latency_ratio": latency_ratio(model, to_float(example.to(device))),
+        "classifier_unchanged": checksums(classifier) == before,
+        "selection": config.selection,
+        "oracle": config.selection == "oracle",
+        "chosen_step": adaptation.get("chosen_step"),
+        "steps": config.steps,
+        "compat": config.compat,
+        "note": note,
+        "baselines": rows,
+        "seconds": time.perf_counter() - begun,
+    }
+    if is_main():
+        write_json(out / "evaluation.json", {**evaluations, "class_names": domains.class_names})
+        check_result(result, schema())
+        write_json(out / "result.json", result)
+    if dist.is_initialized():
+        dist.barrier()
+    return result
+
+
+def build_calibrator(config: AdaptConfig, channels: int) -> Calibrator:
+    """The calibrator that a configuration describes, for images in [0, 1]."""
+    return Calibrator(channels, config.epsilon, config.width, config.blocks, config.body, config.mode)
+
+
+def build_classifier(config: AdaptConfig, domains: Domains) -> nn.Module:
+    """The classifier that a configuration names, of images in [0, 1], with given or first weights."""
+    if config.classifier == "small:segmenter":
+        net: nn.Module = tiny_segmenter(domains.num_classes, domains.channels)
+        if config.weights is not None:
+            read_weights(net, config.weights)
+        return net
+    net = open_classifier(
+        config.classifier, domains.num_classes, domains.channels, config.weights, config.pretrained
+    )
+    if config.classifier.endswith(".onnx"):
+        return net
+    return Normalized(net, *normalization(config, domains.channels))
+
+
+def the_classifier(
+    config: AdaptConfig, domains: Domains, seed: int, out: Path, device: torch.device
+) -> nn.Module:
+    """The deployed classifier; one without weights is trained on the source, once per run folder."""
+    torch.manual_seed(seed)
+    classifier = build_classifier(config, domains)
+    ready = config.weights is not None or config.pretrained or not config.classifier.startswith("small:")
+    if ready:
+        return classifier.eval()
+    kept = out / "classifier.safetensors"
+    if not kept.is_file():
+        if is_main():
+            out.mkdir(parents=True, exist_ok=True)
+            train_on(config, classifier, domains.source_train, domains.segmentation, seed, device)
+            save_weights(classifier, kept)
+        if dist.is_initialized():
+            dist.barrier()
+    read_weights(classifier, kept)
+    return classifier.to(device).eval()
+
+
+def train_on(
+    config: AdaptConfig, net: nn.Module, dataset: Dataset, segmentation: bool, seed: int, device: torch.device
+) -> None:
+    """Train a classifier or segmenter with labels, in place."""
+    t = config.training
+    if segmentation:
+        masks = cast(ArrayMasks, dataset)
+        settings = SegmenterSettings(epochs=round(t.epochs), batch_size=t.batch_size)
+        train_segmenter(net, masks.images, masks.masks, settings, seed, config.ignore_label)
+        return
+    train_classifier(
+        net, dataset, t.epochs, t.batch_size, t.learning_rate, t.weight_decay, seed, device, config.workers
+    )
+
+
+def adapt_model(
+    config: AdaptConfig,
+    model: CalibratedClassifier,
+    domains: Domains,
+    seed: int,
+    out: Path,
+    device: torch.device,
+    resume: bool,
+) -> str:
+    """Adapt in the run folder, by way of a surrogate where the classifier gives no gradient; returns how."""
+    weights, note = Weights(**config.loss.model_dump()), "through the classifier"
+    trained = model
+    image = next(iter(test_loader(domains.source_test, 2)))[0]
+    if not gives_gradient(model.classifier.to(device), to_float(image.to(device))):
+        if config.surrogate_steps:
+            note = "through a surrogate distilled from the classifier's answers"
+            torch.manual_seed(seed)
+            student = Normalized(
+                open_classifier("small:lenet", domains.num_classes, domains.channels),
+                *normalization(config, domains.channels),
+            )
+            pixels = [to_float(all_images(part)) for part in (domains.source_train, domains.target_train)]
+            surrogate = distil_surrogate(
+                model.classifier, *pixels, student, config.surrogate_steps, seed=seed
+            )
+            trained = attach(surrogate.net, model.calibrator)
+        else:
+            note = "with pixels only: the classifier gives no gradient"
+            weights = Weights(weights.pixel or 1.0, 0.0, weights.source)
+    o = config.optim
+    adapt(
+        trained,
+        domains.source_train,
+        domains.target_train,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=o.learning_rate,
+        critic_learning_rate=o.critic_learning_rate,
+        betas=o.betas,
+        weight_decay=o.weight_decay,
+        schedule=o.schedule,
+        weights=weights,
+        feature=config.feature,
+        patch=config.patch,
+        patches=config.patches,
+        ema=config.ema,
+        accumulate=config.accumulate,
+        selection=config.selection,
+        source_tolerance=config.source_tolerance,
+        validate_every=config.validate_every,
+        validation_images=config.validation_images,
+        compat=config.compat,
+        seed=seed,
+        device=config.device,
+        precision=config.precision,
+        workers=config.workers,
+        on_nonfinite=config.on_nonfinite,
+        log_every=config.log_every,
+        checkpoint_every=config.checkpoint_every,
+        out=out,
+        resume=resume,
+        config={**config.model_dump(mode="json"), "seeds": [seed]},
+    )
+    return note
+
+
+def baseline_rows(
+    config: AdaptConfig, classifier: nn.Module, domains: Domains, seed: int, device: torch.device
+) -> list[dict[str, Any]]:
+    """A row for each baseline: both accuracies, and what of the classifier it touches."""
+    if not config.baselines:
+        return []
+    source = Labelled(all_images(domains.source_train), labels_in(domains.source_train))
+    target = all_images(domains.target_train)
+    settings = Settings(steps=config.steps, batch_size=config.batch_size, epsilon=config.epsilon)
+    rows: list[dict[str, Any]] = []
+    for name in config.baselines:
+        begun = time.perf_counter()
+        try:
+            if name == "target_supervised":
+                bound = Labelled(target, labels_in(domains.target_train))
+                adapted = target_supervised(classifier, bound, settings, seed)
+            else:
+                adapted = METHODS[name](classifier, source, target, settings, seed)
+        except NotApplicableError as error:
+            rows.append({"method": name, "not_applicable": str(error)})
+            continue
+        scores = {
+            f"{domain}_after": evaluate_classifier(adapted.predict, data, domains.num_classes, device)[
+                "accuracy"
+            ]
+            for domain, data in (("source", domains.source_test), ("target", domains.target_test))
+        }
+        seconds = time.perf_counter() - begun
+        rows.append({"method": name, **scores, "touched": adapted.touched, "seconds": seconds})
+    return rows
+
+
+def all_images(dataset: Dataset) -> torch.Tensor:
+    """All images of a data set, as bytes; of one in memory without a copy."""
+    if isinstance(dataset, ArrayImages):
+        return dataset.images
+    return torch.cat([images for images, _ in test_loader(dataset, 500)])
+
+
+def labels_in(dataset: Dataset) -> torch.Tensor:
+    """All labels of a data set, in the order of `all_images`."""
+    if isinstance(dataset, ArrayImages):
+        return dataset.labels
+    return torch.cat([labels for _, labels in test_loader(dataset, 500)])
+
+
+def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """The cells' result with means in place of single figures, and the figures of each seed in `cells`."""
+    averaged = (*FOUR, "latency_ratio", "seconds")
+    means = {name: statistics.fmean(result[name] for result in results) for name in averaged}
+    spread = {f"{name}_sd": statistics.stdev(result[name] for result in results) for name in FOUR}
+    unchanged = all(result["classifier_unchanged"] for result in results)
+    whole = {**results[0], **means, **spread, "classifier_unchanged": unchanged, "cells": results}
+    whole["baselines"] = _mean_rows([result["baselines"] for result in results])
+    whole.pop("seed")
+    return whole
+
+
+def _mean_rows(tables: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    rows = []
+    for same in zip(*tables, strict=True):
+        numbers = [name for name, value in same[0].items() if isinstance(value, float)]
+        rows.append({**same[0], **{name: statistics.fmean(row[name] for row in same) for name in numbers}})
+    return rows
+
+
+def schema() -> dict[str, Any]:
+    """The schema of result.json."""
+    return json.loads(files("calib").joinpath("result_schema.json").read_text(encoding="utf-8"))
+
+
+def is_main() -> bool:
+    """Whether this process writes files."""
+    return rank() == 0
+
+
+def leave() -> None:
+    """Part from the other processes, if there are any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
