@@ -22,7 +22,7 @@ from shared_core.data.arrays import ArrayImages
 from shared_core.data.augment import to_float
 from shared_core.data.loader import test_loader
 from shared_core.data.masks import ArrayMasks
-from shared_core.ops.freeze import checksums
+from shared_core.ops.freeze import checksums, digest
 from shared_core.ops.gather import rank
 from shared_core.run.atomic import write_json
 from shared_core.run.config import user_errors
@@ -140,6 +140,7 @@ def run_cell(
         "parameters": sum(p.numel() for p in calibrator.parameters()),
         "latency_ratio": latency_ratio(model, to_float(example.to(device))),
         "classifier_unchanged": checksums(classifier) == before,
+        "classifier_digest": digest(before),
         "selection": config.selection,
         "oracle": config.selection == "oracle",
         "chosen_step": adaptation.get("chosen_step"),
@@ -150,12 +151,23 @@ def run_cell(
         "seconds": time.perf_counter() - begun,
     }
     if is_main():
+        # What predict and evaluate need to know where the data are not.
+        write_json(out / "preprocess.json", {**preprocessing(domains), "class_names": domains.class_names})
+        if config.compat == "released":
+            # The figures are of the classifier with its drifted buffers.
+            save_weights(classifier, out / "classifier-drifted.safetensors")
         write_json(out / "evaluation.json", {**evaluations, "class_names": domains.class_names})
         check_result(result, schema())
         write_json(out / "result.json", result)
     if dist.is_initialized():
         dist.barrier()
     return result
+
+
+def preprocessing(domains: Domains) -> dict[str, Any]:
+    """How images become the calibrator's: the record of a Preprocess, or None where they keep their size."""
+    record = None if domains.preprocess is None else domains.preprocess.record()
+    return {"segmentation": domains.segmentation, "channels": domains.channels, "preprocess": record}
 
 
 def build_calibrator(config: AdaptConfig, channels: int) -> Calibrator:
