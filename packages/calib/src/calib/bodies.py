@@ -16,6 +16,7 @@ Height and width must be multiples of 4 and at least 8, of `lowres` 8 and 16; :c
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -65,7 +66,7 @@ class ConstantMap(nn.Module):
         return stretched.expand_as(images)
 
 
-def padded_size(body: str, size: int) -> int:
+def padded_size(body: str, size: int | torch.SymInt) -> Any:
     """The next height or width that a body takes, from any size of 8 or more."""
     multiple, least = (8, 16) if body == "lowres" else (1, 8) if body == "constant" else (4, 8)
     return torch.sym_max((size + multiple - 1) // multiple * multiple, least)

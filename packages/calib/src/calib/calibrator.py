@@ -116,10 +116,10 @@ class Calibrator(nn.Module):
         if self.mode == "signed":
             share = self.epsilon * raw
         elif self.mode == "positive":
-            share = (raw / 2).clamp(0, self.epsilon)
+            share = (raw / 2).clamp(0.0, self.epsilon)
         else:
             # The released rule clamps (tanh + 1) / 2 in units of [-1, 1], which span 2.
-            share = ((self.dropout(raw) + 1) / 4).clamp(0, self.epsilon)
+            share = ((self.dropout(raw) + 1) / 4).clamp(0.0, self.epsilon)
         return share * span
 
     def forward(

@@ -151,14 +151,17 @@ class OnnxClassifier(nn.Module):
         kind = ONNX_TYPES[self._input.type]
         pixels = (pixels * 255).round().clip(0, 255).astype(kind) if kind is np.uint8 else pixels.astype(kind)
         batch = wanted[0] if isinstance(wanted[0], int) else max(len(pixels), 1)
-        parts = [self._run(pixels[start : start + batch], batch) for start in range(0, len(pixels), batch)]
+        parts = [
+            self._run(pixels[start : start + batch], batch) for start in range(0, max(len(pixels), 1), batch)
+        ]
         found = torch.from_numpy(np.concatenate(parts)).float()
         return (found.clamp(min=1e-12).log() if _probabilities(found) else found).to(images.device)
 
     def _run(self, pixels: np.ndarray, batch: int) -> np.ndarray:
         count = len(pixels)
         # The last part of a fixed batch is filled up with its last image.
-        full = np.concatenate([pixels, np.repeat(pixels[-1:], batch - count, 0)]) if count < batch else pixels
+        short = 0 < count < batch
+        full = np.concatenate([pixels, np.repeat(pixels[-1:], batch - count, 0)]) if short else pixels
         (answer,) = self._session.run([self._output], {self._input.name: full})
         return answer[:count]
 

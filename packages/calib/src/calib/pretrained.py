@@ -91,10 +91,12 @@ def _build(file: Path, config: dict[str, Any], state: dict[str, Any]) -> "Calibr
     if any(name.startswith("calibrator.") for name in state):
         state = {n.removeprefix("calibrator."): v for n, v in state.items() if n.startswith("calibrator.")}
     try:
-        calibrator = Calibrator(**{name: config[name] for name in ARGUMENTS})
+        arguments = {name: config[name] for name in ARGUMENTS}
+        arguments["value_range"] = tuple(config["value_range"])
+        calibrator = Calibrator(**arguments)
         calibrator.load_state_dict(state)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{file} does not fit together: {error}") from error
+        raise ValueError(f"{file} does not fit together: {' '.join(str(error).split())}") from error
     return calibrator.eval()
 
 
