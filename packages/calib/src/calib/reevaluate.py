@@ -1,0 +1,85 @@
+"""Evaluate the calibrators of a run again, on its own test sets or on others: ``reevaluation.json``."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from shared_core.run.atomic import write_json
+
+from calib.evaluate import four_numbers
+from calib.trained import cell_folders, open_test, open_trained
+
+FOUR = ("source_before", "source_after", "target_before", "target_after")
+
+
+def reevaluate(
+    run: Path,
+    device: torch.device,
+    source: str | None = None,
+    target: str | None = None,
+    root: Path | None = None,
+    calibrator: Path | None = None,
+) -> dict[str, Any]:
+    """The four numbers of every adaptation of `run`; they are written to ``run/reevaluation.json`` too.
+
+    `source` and `target` name other data sets with the same classes; `calibrator` is another domain's folder.
+
+    Returns:
+        {"source", "target", "measure", "class_names", "cells": [{"seed", "source_before": {"accuracy",
+        "per_class", "confusion"}, ..., "classifier_unchanged"}]}, in percent.
+
+    Raises:
+        ValueError: an unfinished adaptation, an unknown data set, or labels that the classifier does not know.
+        FileNotFoundError: data that are not there.
+    """
+    first = open_trained(cell_folders(run)[0])
+    evaluation = {
+        "source": source or first.config.source,
+        "target": target or first.config.target,
+        "measure": "mIoU" if first.segmentation else "accuracy",
+        "class_names": first.class_names,
+        "cells": list(_evaluated(run, device, source, target, root, calibrator)),
+    }
+    write_json(run / "reevaluation.json", evaluation)
+    return evaluation
+
+
+def _evaluated(
+    run: Path,
+    device: torch.device,
+    source: str | None,
+    target: str | None,
+    root: Path | None,
+    calibrator: Path | None,
+) -> Iterator[dict[str, Any]]:
+    for folder in cell_folders(run):
+        trained = open_trained(folder, calibrator)
+        numbers = four_numbers(
+            trained.model,
+            open_test(trained, "source", source, root),
+            open_test(trained, "target", target, root),
+            len(trained.class_names),
+            device,
+            trained.config.ignore_label if trained.segmentation else None,
+        )
+        unchanged = trained.model.unchanged()
+        yield {"seed": trained.config.seeds[0], **numbers, "classifier_unchanged": unchanged}
+
+
+def lines(evaluation: dict[str, Any]) -> list[str]:
+    """The four numbers as a small table for the terminal, and what the classifier's checksums say."""
+    unit = f"{evaluation['measure']} %"
+    rows = [["", "seed", f"{unit} without", "with", "difference"]]
+    for cell in evaluation["cells"]:
+        for domain in ("source", "target"):
+            before, after = (cell[f"{domain}_{when}"]["accuracy"] for when in ("before", "after"))
+            name = f"{domain} {evaluation[domain]}"
+            rows.append([name, str(cell["seed"]), f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}"])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    table = []
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        table.append("  ".join([row[0].ljust(widths[0]), *cells]))
+    unchanged = all(cell["classifier_unchanged"] for cell in evaluation["cells"])
+    return [*table, f"classifier unchanged: {'yes, bit for bit' if unchanged else 'NO'}"]

@@ -1,0 +1,213 @@
+"""report.html of a run: the four numbers, what the correction looks like, how it came about."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from markupsafe import Markup
+from shared_core.run.device import choose_device
+from shared_core.run.folder import RunFolder
+from shared_core.run.report import cards, figure, heading, table, text, write_report
+
+from calib import figures, report_analysis, report_images, report_training
+from calib.samples import sample
+from calib.summary import BASELINE_NAMES, cautions, sentence
+from calib.trained import cell_folders, open_test, open_trained, read_json
+
+FOUR = ("source_before", "source_after", "target_before", "target_after")
+
+
+def report(run: Path) -> Path:
+    """Write ``run/report.html`` from the run folder, and its test images where they can be opened; its path.
+
+    Raises:
+        ValueError: an adaptation of the run is not finished.
+    """
+    folder = RunFolder(run)
+    cells = [(read_json(cell / "result.json"), cell) for cell in cell_folders(run) if _finished(cell)]
+    result = read_json(folder.result)
+    evaluations = [read_json(cell / "evaluation.json") for _, cell in cells]
+    sections = [
+        *_outcome(result, cells),
+        *_baselines(result),
+        *_seeds(cells),
+        *_pictures(cells[0][1]),
+        *report_images.classes(evaluations, result["measure"]),
+        *report_training.training([cell for _, cell in cells], result["selection"]),
+        *report_analysis.analysis(run),
+        *_settings(folder, result),
+    ]
+    seconds = sum(cell["seconds"] for cell, _ in cells)
+    subtitle = f"{result['classifier']}, frozen, behind a calibrator; the run took {_duration(seconds)}"
+    if result["oracle"]:
+        subtitle = f"ORACLE selection. {subtitle}"
+    if result["compat"] == "released":
+        subtitle = f"Faults of the RELEASED code. {subtitle}"
+    write_report(folder.report, f"{result['source']} to {result['target']}", sections, subtitle)
+    return folder.report
+
+
+def _finished(cell: Path) -> bool:
+    if not (cell / "result.json").is_file():
+        raise ValueError(f"{cell} is not finished: go on with calib adapt --resume")
+    return True
+
+
+def _outcome(result: dict[str, Any], cells: list[tuple[dict[str, Any], Path]]) -> list[Markup]:
+    measure = result["measure"]
+    shown = {
+        f"{domain} {'with' if when == 'after' else 'without'} ({measure})": _percent(
+            result, f"{domain}_{when}"
+        )
+        for domain in ("target", "source")
+        for when in ("before", "after")
+    }
+    levels = 255 * result["epsilon"]
+    further = {
+        "classifier unchanged": "yes" if result["classifier_unchanged"] else "NO",
+        "calibrator's parameters": f"{100 * result['parameter_ratio']:.2f} % of it",
+        "time with it": f"{result['latency_ratio']:.2f} times",
+        "largest correction": f"{result['epsilon']:g}",
+    }
+    words = [*cautions(result), sentence(result), _proof(result, cells)]
+    words.append(
+        f"No value of an image moves by more than epsilon = {result['epsilon']:g} ({result['epsilon_unit']}), which "
+        f"is {levels:.0f} of 255 grey levels. Time is that of classifier and calibrator together over the classifier "
+        "alone, measured side by side on this machine."
+    )
+    chosen = f"the validator {result['selection']!r}, which sees no target label"
+    if result["oracle"]:
+        chosen = "target labels (oracle)"
+    elif result["selection"] == "last":
+        chosen = "nothing: the last one was kept"
+    words.append(
+        f"The kept calibrator was chosen by {chosen}. Target labels scored the test images"
+        + (" and chose." if result["oracle"] else ", and nothing else.")
+    )
+    numbers = {
+        domain: (result[f"{domain}_before"], result[f"{domain}_after"]) for domain in ("target", "source")
+    }
+    return [
+        cards(shown),
+        cards(further),
+        text("\n\n".join(words)),
+        figure(figures.four_numbers(numbers, measure), "Numbers at the right: points gained or lost."),
+    ]
+
+
+def _proof(result: dict[str, Any], cells: list[tuple[dict[str, Any], Path]]) -> str:
+    digests = {cell["classifier_digest"] for cell, _ in cells}
+    what = f"SHA-256 over all its parameters and buffers: {min(digests)[:16]}…, in full in result.json"
+    if len(digests) > 1:
+        what = "every seed trained a classifier of its own; their SHA-256 are in the cells' result.json"
+    if not result["classifier_unchanged"]:
+        return f"Classifier NOT unchanged (before: {what})."
+    return f"Classifier unchanged, bit for bit ({what})."
+
+
+def _baselines(result: dict[str, Any]) -> list[Markup]:
+    if not result["baselines"]:
+        return []
+    before = {
+        "method": "source only",
+        "target %": result["target_before"],
+        "source %": result["source_before"],
+    }
+    own = {"method": BASELINE_NAMES["calibrator"], "target %": result["target_after"]}
+    own |= {"source %": result["source_after"]}
+    touched = {"touched in the classifier": "nothing" if result["classifier_unchanged"] else "CHANGED"}
+    rows = [before | {"touched in the classifier": "nothing"}, own | touched]
+    missing = []
+    for row in result["baselines"]:
+        name = BASELINE_NAMES[row["method"]]
+        if "not_applicable" in row:
+            missing.append(f"{name} is left out: {row['not_applicable']}.")
+            continue
+        scores = {"target %": row["target_after"], "source %": row["source_after"]}
+        rows.append({"method": name, **scores, "touched in the classifier": row["touched"]})
+    for row in rows:
+        gain, cost = row["target %"] - result["target_before"], row["source %"] - result["source_before"]
+        row |= {"target gain": f"{gain:+.2f}", "source change": f"{cost:+.2f}"}
+        row |= {"target %": f"{row['target %']:.2f}", "source %": f"{row['source %']:.2f}"}
+    order = ("method", "target %", "target gain", "source %", "source change", "touched in the classifier")
+    caption = (
+        "Both test sets, in percent and in points against source only. Methods that touch the classifier give a "
+        "model that is not the one that was deployed; their source figures are of that model."
+    )
+    if any(row["method"] == BASELINE_NAMES["target_supervised"] for row in rows):
+        caption += " The bound was trained with target labels."
+    sections = [heading("Other ways"), table([{name: row[name] for name in order} for row in rows], caption)]
+    return [*sections, text("\n\n".join(missing))] if missing else sections
+
+
+def _seeds(cells: list[tuple[dict[str, Any], Path]]) -> list[Markup]:
+    if len(cells) == 1:
+        return []
+    rows = [
+        {"seed": result["seed"], **{name.replace("_", " "): f"{result[name]:.2f}" for name in FOUR}}
+        | {"kept step": result["chosen_step"]}
+        for result, _ in cells
+    ]
+    gains = {
+        domain: [result[f"{domain}_after"] - result[f"{domain}_before"] for result, _ in cells]
+        for domain in ("target", "source")
+    }
+    caption = "A dot is one seed, a stroke the mean; numbers are mean ± standard deviation."
+    return [heading("By seed"), table(rows, "In percent."), figure(figures.seeds_dots(gains), caption)]
+
+
+@torch.no_grad()
+def _pictures(cell: Path) -> list[Markup]:
+    try:
+        trained = open_trained(cell)
+        tests = {"target": open_test(trained, "target"), "source": open_test(trained, "source")}
+    except (ValueError, OSError, ImportError) as error:
+        return [
+            heading("Images"),
+            text(f"Images and the curve over epsilon are left out, they cannot be opened here: {error}."),
+        ]
+    # The page may be written on another machine than the run's.
+    device = choose_device("cpu" if trained.config.device == "cpu" else "auto")
+    samples = {name: sample(trained, test, device) for name, test in tests.items()}
+    return [
+        *report_images.pictures(trained, samples),
+        *report_images.over_epsilon(trained, samples, device),
+    ]
+
+
+def _settings(folder: RunFolder, result: dict[str, Any]) -> list[Markup]:
+    config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    environment = read_json(folder.environment)
+    packages = environment.pop("packages")
+    flat = dict(_flat(config))
+    return [
+        heading("Settings and environment"),
+        table([{"setting": name, "value": _shown(value)} for name, value in flat.items()], "config.yaml"),
+        table([{"what": n, "value": _shown(v)} for n, v in {**environment, **packages}.items()], "env.json"),
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {entry}" for name, entry in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _percent(result: dict[str, Any], name: str) -> str:
+    spread = result.get(f"{name}_sd")
+    return f"{result[name]:.2f} %" if spread is None else f"{result[name]:.2f} ± {spread:.2f} %"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"

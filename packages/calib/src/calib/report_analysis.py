@@ -1,0 +1,49 @@
+"""The part of a report that ``calib analyse`` adds: corrections of other kinds, and Fourier amplitudes."""
+
+from pathlib import Path
+
+from markupsafe import Markup
+from shared_core.run.report import figure, heading, table, text
+
+from calib import figures
+from calib.trained import read_json
+
+
+def analysis(run: Path) -> list[Markup]:
+    """Sections from analysis.json; a sentence on how to get it where there is none."""
+    path = run / "analysis.json"
+    if not path.is_file():
+        return [
+            heading("Analysis"),
+            text(
+                "Not made. calib analyse RUN compares the calibrator with a per-image attack on its critics and with "
+                "random signs, and shows what it does to each frequency."
+            ),
+        ]
+    found = read_json(path)
+    measure = found["measure"]
+    rows = [
+        {
+            "correction": row["name"],
+            f"{measure} %": f"{row['score']:.2f}",
+            "mean size (grey levels)": f"{255 * row['mean_size']:.1f}",
+            "critics take it for source": f"{100 * row['confusion']:.0f} %",
+            "seconds": f"{row['seconds']:.2f}",
+        }
+        for row in found["corrections"]
+    ]
+    return [
+        heading("Analysis: is the calibrator an attack on its critics?"),
+        text(
+            "The paper reads the calibrator as an adversarial attack on the critics, learned once for all images. The "
+            "attack here moves every image for itself, by projected gradient descent against the critics of the last "
+            "step, within the same bound; random signs of the full bound are the control of equal or larger size."
+        ),
+        table(rows, f"{found['images']} target test images, epsilon {found['epsilon']:g}."),
+        heading("Analysis: what it does to frequencies"),
+        figure(
+            figures.spectra(found["spectra"]),
+            "Natural logarithm of the Fourier amplitude, mean over images, channels and rings of equal frequency. At "
+            "the right, less the first curve: above 0 there is more of that frequency.",
+        ),
+    ]

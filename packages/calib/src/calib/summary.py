@@ -1,0 +1,68 @@
+"""What the four numbers of a run mean, in words."""
+
+from typing import Any
+
+BASELINE_NAMES = {
+    "calibrator": "calibrator (this run)",
+    "source_only": "source only",
+    "moment_matching": "moment matching",
+    "random_correction": "random correction",
+    "bn_adapt": "BN-adapt",
+    "tent": "TENT",
+    "deep_coral": "Deep CORAL",
+    "dann": "DANN",
+    "adda": "ADDA",
+    "shot_im": "SHOT-IM",
+    "target_supervised": "target supervised (bound)",
+}
+
+
+def sentence(result: dict[str, Any]) -> str:
+    """What was gained on the target and what it cost on the source, and no more than the run shows."""
+    gain, cost = (result[f"{name}_after"] - result[f"{name}_before"] for name in ("target", "source"))
+    target = f"With the calibrator, {result['measure']} on {result['target']} is {_moved(gain)}"
+    source = f"on the source {result['source']} it is {_moved(cost)}"
+    seeds = len(result.get("cells", [result]))
+    count = "one seed" if seeds == 1 else f"mean of {seeds} seeds"
+    return f"{target}; {source} ({count})."
+
+
+def cautions(result: dict[str, Any]) -> list[str]:
+    """What a reader must know before believing the figures; empty for an ordinary run."""
+    found = []
+    if result["oracle"]:
+        found.append(
+            "ORACLE: target labels chose the calibrator of this run. Its target figures are an upper bound that "
+            "nobody without labels reaches; do not compare them with label-free selection."
+        )
+    if result["compat"] == "released":
+        found.append(
+            "RELEASED CODE: this run repeats the faults of the authors' released code. The classifier's batch-norm "
+            "buffers drifted while the calibrator was trained, so that the figures are of another classifier than "
+            "the one that was given, also those without the calibrator."
+        )
+    elif not result["classifier_unchanged"]:
+        found.append("THE CLASSIFIER CHANGED during this run: its figures prove nothing.")
+    if "pixels only" in result.get("note", ""):
+        found.append(
+            "The classifier gives no gradient: the calibrator was trained with the pixel critic only."
+        )
+    if "surrogate" in result.get("note", ""):
+        found.append(
+            "The classifier gives no gradient: the calibrator was trained in front of a stand-in distilled from its "
+            "answers. The figures are of the real classifier."
+        )
+    if result["target_after"] < result["target_before"]:
+        found.append("On the target the calibrator does harm in this run: do not use it.")
+    if result["chosen_step"] == 0:
+        found.append(
+            "The chosen calibrator is that of step 0, the identity: no later one was better by the validator "
+            "while it kept the source."
+        )
+    return found
+
+
+def _moved(points: float) -> str:
+    if abs(points) < 0.005:
+        return "the same"
+    return f"{abs(points):.2f} points {'higher' if points > 0 else 'lower'}"
