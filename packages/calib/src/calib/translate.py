@@ -1,0 +1,252 @@
+"""Translate images of one domain into the style of another, for gaps that a small correction cannot bridge.
+
+    train_translation(source, target, PRESETS["digits"], seed=0, out="runs/style")      # a small CycleGAN
+    write_translations(load_translation("runs/style"), source, "runs/style")  # runs/style/train/CLASS/ID.png
+    calib adapt --translated imagefolder:runs/style ...                     # stands in for the source
+
+Writing and measuring translations is in :mod:`calib.translations`.
+
+Translations keep the label of their original, as in the paper (arXiv 1911.12796, with images of CyCADA); any
+tool's output in that layout of folders will do as well.
+
+What is known to go wrong: nothing in the losses keeps a digit the digit it was.  A generator may turn sevens into
+ones and undo it on the way back, the more so where the two domains hold classes in different shares; long training
+and critics that see whole images make it worse.  So measure :func:`calib.translations.label_flips` first.
+
+One process and one device; what a step sees is a pure function of (seed, step), so that a resumed training equals
+a straight one bit for bit.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sized
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import torch
+from shared_core.data.augment import to_float
+from shared_core.data.loader import KeyedDataset, make_loader
+from shared_core.data.preprocess import Preprocess
+from shared_core.data.sampling import Batches, shuffled_plan
+from shared_core.run import checkpoint
+from shared_core.run.atomic import write_json
+from shared_core.run.device import choose_device
+from shared_core.run.folder import RunFolder
+from shared_core.run.guard import FiniteGuard
+from shared_core.run.metrics import MetricsLog, cut_back
+from shared_core.run.stop import StopFlag
+from shared_core.run.weights import save_weights
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from calib.cyclegan import ImagePool, critic_loss, cycle_loss, generator, generator_loss, patch_critic
+
+
+@dataclass(frozen=True)
+class TranslateSettings:
+    """How a translation is trained.
+
+    Images are scaled to `size` by `size` pixels and `channels` 1 or 3.  The learning rate falls
+    linearly to 0 over the second half of the steps.  `critic_strided` is of :func:`calib.cyclegan.patch_critic`.
+    The paper weighs cycles 10 and identity 5.  That holds generators that start at the identity there for hundreds
+    of steps: every cycle is perfect as long as nothing changes.  So both are a tenth of it here.
+    """
+
+    size: int = 32
+    channels: int = 3
+    steps: int = 1000
+    batch_size: int = 16
+    learning_rate: float = 5e-4
+    width: int = 12
+    blocks: int = 3
+    critic_width: int = 32
+    critic_strided: int = 1
+    cycle_weight: float = 1.0
+    identity_weight: float = 0.5
+    pool: int = 50
+    log_every: int = 20
+    checkpoint_every: int = 200
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"size": 8, "cycle_weight": 0, "identity_weight": 0, "pool": 0, "blocks": 0, "workers": 0}
+        for name, value in vars(self).items():
+            if value < least.get(name, 0) or (value == 0 and name not in least):
+                raise ValueError(f"{name} is {value}; give {least.get(name, 'a number above 0')}")
+        if self.channels not in (1, 3) or self.critic_strided not in (1, 2, 3):
+            raise ValueError(
+                f"channels is {self.channels} and critic_strided {self.critic_strided}; "
+                "choose 1 or 3 channels, and 1, 2 or 3 strided convolutions"
+            )
+
+
+PRESETS: dict[str, TranslateSettings] = {
+    # A critic of 16 pixels: it sees strokes and not the whole digit, so it asks for no other digit.
+    "digits": TranslateSettings(),
+    # The paper's sizes and weights, for a GPU and a training long enough to leave the start behind.
+    "large": TranslateSettings(
+        size=256,
+        steps=100_000,
+        batch_size=1,
+        learning_rate=2e-4,
+        width=64,
+        blocks=9,
+        critic_width=64,
+        critic_strided=3,
+        cycle_weight=10.0,
+        identity_weight=5.0,
+        checkpoint_every=2000,
+        workers=2,
+    ),
+}
+
+
+def train_translation(
+    source: Dataset,
+    target: Dataset,
+    settings: TranslateSettings,
+    seed: int,
+    out: str | os.PathLike[str],
+    resume: bool = False,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Trains a CycleGAN between two data sets of uint8 images into the run folder `out`; returns its result.
+
+    Labels are not read.  The folder gets `generator.safetensors` (source to target), `back.safetensors`,
+    metrics.jsonl, checkpoints and result.json.  With `resume` an unfinished run goes on, a finished one is read.
+
+    Raises ValueError for a folder that cannot be used or fewer images than a batch, NonFiniteError, and SystemExit
+    130 or 143, after saving, when the process was told to stop.
+    """
+    folder = RunFolder(out)
+    if resume and folder.finished():
+        return json.loads(folder.result.read_text())
+    with folder.open({**asdict(settings), "seed": seed}, resume=resume, ignore=("workers", "log_every")):
+        return _train(source, target, settings, seed, folder, choose_device(device))
+
+
+def _train(
+    source: Dataset,
+    target: Dataset,
+    settings: TranslateSettings,
+    seed: int,
+    folder: RunFolder,
+    device: torch.device,
+) -> dict[str, Any]:
+    s = settings
+
+    # nets: their first values depend on the seed alone
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        nets = nn.ModuleDict(
+            {
+                "forth": generator(s.channels, s.width, s.blocks),
+                "back": generator(s.channels, s.width, s.blocks),
+                "source_critic": patch_critic(s.channels, s.critic_width, s.critic_strided),
+                "target_critic": patch_critic(s.channels, s.critic_width, s.critic_strided),
+            }
+        ).to(device)
+    forth, back = nets["forth"], nets["back"]
+    source_critic, target_critic = nets["source_critic"], nets["target_critic"]
+    made_by = [*forth.parameters(), *back.parameters()]
+    critics = [*source_critic.parameters(), *target_critic.parameters()]
+    optimizers = [torch.optim.Adam(p, s.learning_rate, betas=(0.5, 0.999)) for p in (made_by, critics)]
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(o, lambda step: min(1.0, 2 * (1 - step / s.steps)))
+        for o in optimizers
+    ]
+    pools = [ImagePool(s.pool, seed), ImagePool(s.pool, seed + 1)]
+    guard = FiniteGuard("error")
+
+    # where an earlier process stopped
+    saved: dict[str, Any] = {"nets": nets}
+    for number in range(2):
+        saved |= {f"optimizer{number}": optimizers[number], f"schedule{number}": schedules[number]}
+        saved[f"pool{number}"] = pools[number]
+    step, seconds, last = 0, 0.0, {}
+    if checkpoint.latest(folder.checkpoints):
+        found = checkpoint.load(folder.checkpoints)
+        for name, part in saved.items():
+            part.load_state_dict(found.tensors[name])
+        step, seconds, last = found.step, found.state["seconds"], found.state["last"]
+    cut_back(folder.metrics, step)
+    streams = [_stream(data, s, seed + i, step) for i, data in enumerate((source, target))]
+    begun = time.perf_counter() - seconds
+    bar = tqdm(total=s.steps, initial=step, desc="translate", disable=None, leave=False)
+
+    with StopFlag() as stop, MetricsLog(folder.metrics) as log, bar:
+        while step < s.steps:
+            started = time.perf_counter()
+            x, y = (to_float(next(stream).to(device)) for stream in streams)
+
+            # generators: fool both critics, come back to where they started, leave their own output domain alone
+            nets.requires_grad_(True)
+            for critic in (source_critic, target_critic):
+                critic.requires_grad_(False)
+            fake_target, same_target = forth(torch.cat([x, y])).split([len(x), len(y)])
+            fake_source, same_source = back(torch.cat([y, x])).split([len(y), len(x)])
+            parts = {
+                "adversarial": generator_loss(target_critic(fake_target))
+                + generator_loss(source_critic(fake_source)),
+                "cycle": s.cycle_weight
+                * (cycle_loss(back(fake_target), x) + cycle_loss(forth(fake_source), y)),
+                "identity": s.identity_weight * (cycle_loss(same_source, x) + cycle_loss(same_target, y)),
+            }
+            guard.accepts(parts, step + 1)
+            _update(optimizers[0], torch.stack(list(parts.values())).sum())
+
+            # critics: real images against made ones, old and new
+            for critic in (source_critic, target_critic):
+                critic.requires_grad_(True)
+            old_source, old_target = pools[0].swap(fake_source, step), pools[1].swap(fake_target, step)
+            verdicts = {
+                "critic_source": critic_loss(source_critic(x), source_critic(old_source)),
+                "critic_target": critic_loss(target_critic(y), target_critic(old_target)),
+            }
+            guard.accepts(verdicts, step + 1)
+            _update(optimizers[1], torch.stack(list(verdicts.values())).sum())
+            for schedule in schedules:
+                schedule.step()
+            step += 1
+            bar.update()
+
+            if step % s.log_every == 0 or step == s.steps:
+                last = {name: part.item() for name, part in {**parts, **verdicts}.items()}
+                log.log(step, **last, time={"step_seconds": time.perf_counter() - started})
+            stopped = stop.agreed()
+            if stopped or step % s.checkpoint_every == 0 or step == s.steps:
+                state = {"seconds": time.perf_counter() - begun, "last": last}
+                checkpoint.save(folder.checkpoints, step, saved, state)
+            if stopped and step < s.steps:
+                raise SystemExit(stop.exit_code)
+
+    save_weights(forth, folder.path / "generator.safetensors")
+    save_weights(back, folder.path / "back.safetensors")
+    result = {"steps": step, "seed": seed, **last, "seconds": time.perf_counter() - begun}
+    write_json(folder.result, result)
+    return result
+
+
+def _stream(data: Dataset, settings: TranslateSettings, seed: int, step: int) -> Iterator[Tensor]:
+    """Batches without end from batch number `step` on, fitted to the generator."""
+    size = len(cast(Sized, data))
+    batches = Batches(shuffled_plan(size, min(settings.batch_size, size), seed))
+    batches.seek(step // len(batches), step % len(batches))
+    keyed = KeyedDataset(data, seed, transform=fitting(settings.size, settings.channels).fit)
+    loader = make_loader(keyed, batches, settings.workers)
+    while True:
+        for images, *_ in loader:
+            yield images
+
+
+def fitting(size: int, channels: int) -> Preprocess:
+    """Images of any size and 1 or 3 channels brought to `size` by `size` and `channels`, as bytes."""
+    return Preprocess(size, channels, (0.0,) * channels, (1.0,) * channels, crop=False)
+
+
+def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
