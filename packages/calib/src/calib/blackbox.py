@@ -1,6 +1,6 @@
 """Classifiers that give answers but no gradient: int8 engines, ONNX files, a vendor's service.
 
-Two ways.  With pixels only, `calib.adapt(model, ..., weights=Weights(feature=0))`, no gradient is needed.  Or a
+Two ways.  With pixels only, `calib.adapt(model, ..., weights=Weights(feature=0.0))`, no gradient is needed.  Or a
 student learns the black box's answers on both domains, the calibrator is trained in front of the student, and is
 then put in front of the real one, which alone says what was gained:
 
@@ -9,6 +9,7 @@ then put in front of the real one, which alone says what was gained:
 >>> model = calib.attach(black_box, calibrator)
 """
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -98,7 +99,8 @@ def gives_gradient(classifier: nn.Module, example: Float[Tensor, "batch channels
     """
     watched = example.detach().clone().requires_grad_(True)
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*autograd kernel was not registered")
             answer = classifier(watched)
             if not (isinstance(answer, Tensor) and answer.requires_grad):
                 return False
