@@ -19,7 +19,7 @@ FOLDER = Path("runs/demo")
 DEMOS = {  # distribution folder: arguments of the method's command, up to --out
     "corsd": ["corsd", "train", "--preset", "digits"],
     "fsd": ["fsd"],
-    "calib": ["calib"],
+    "calib": ["calib", "adapt", "--preset", "digits"],
 }
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">

@@ -69,7 +69,7 @@ def _outcome(result: dict[str, Any], cells: list[tuple[dict[str, Any], Path]]) -
         "classifier unchanged": "yes" if result["classifier_unchanged"] else "NO",
         "calibrator's parameters": f"{100 * result['parameter_ratio']:.2f} % of it",
         "time with it": f"{result['latency_ratio']:.2f} times",
-        "largest correction": f"{result['epsilon']:g}",
+        "largest correction": f"{result['epsilon']:g} of the range",
     }
     words = [*cautions(result), sentence(result), _proof(result, cells)]
     words.append(
