@@ -85,7 +85,7 @@ class TranslateSettings:
 PRESETS: dict[str, TranslateSettings] = {
     # A critic of 16 pixels: it sees strokes and not the whole digit, so it asks for no other digit.
     "digits": TranslateSettings(),
-    # The paper's sizes and weights, for a GPU and a training long enough to leave the start behind.
+    # The paper's sizes and weights, for a GPU and long training.  Not tried on this scale.
     "large": TranslateSettings(
         size=256,
         steps=100_000,
