@@ -66,10 +66,10 @@ class SegmenterSettings:
 
     epochs: int = 50
     batch_size: int = 8
-    learning_rate: float = 0.005
+    learning_rate: float = 0.01
     weight_decay: float = 0.01
     crop: tuple[int, int] = (96, 128)
-    balance: float = 0.5
+    balance: float = 0.25
 
 
 def train_segmenter(
