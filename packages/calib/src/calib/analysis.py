@@ -134,7 +134,8 @@ def taken_in(
     verdicts = []
     for images in (batch.to(device) for batch in batches):
         if critics.pixel is not None:
-            draw = draw_patch(*images.shape[2:], critics.pixel.patch, seed=0, step=0, patches=4)
+            height, width = images.shape[2:]
+            draw = draw_patch(height, width, critics.pixel.patch, seed=0, step=0, patches=4)
             verdicts.append(validators.confusion(critics.pixel(images, draw)))
         if critics.feature is not None and features is not None:
             verdict = critics.feature(features(images))

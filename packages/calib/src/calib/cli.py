@@ -197,7 +197,7 @@ def translate(arguments: list[str]) -> int:
             f"steps={settings.steps}, size={settings.size}; give 1 or more, and a multiple of 4 from 8 on"
         )
     with user_errors():
-        config = AdaptConfig(source=given.source, target=given.target, data_root=given.data_root)
+        config = AdaptConfig.model_validate({"data_root": given.data_root})
         source, target = (open_domain(config, spec, "train") for spec in (given.source, given.target))
         judge = None if given.judge is None else open_trained(cell_folders(given.judge)[0]).model.classifier
     with sentences("calib") as failed:

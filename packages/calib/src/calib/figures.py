@@ -53,10 +53,10 @@ def per_class(
 def confusion(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) -> Figure:
     """True class by row, predicted class by column, in percent of the row; a panel per matrix."""
     figure, panels = _panels(len(matrices), 4.4 * len(matrices) + 0.4, 4.2, grid=False)
-    picture = None
+    pictures = []
     for axes, (name, counts) in zip(panels, matrices.items(), strict=True):
         percent = 100 * counts / counts.sum(1, keepdims=True).clip(1)
-        picture = axes.imshow(percent, vmin=0, vmax=100, cmap="Blues")
+        pictures.append(axes.imshow(percent, vmin=0, vmax=100, cmap="Blues"))
         if len(counts) <= 12:
             for (row, column), value in np.ndenumerate(percent):
                 if value >= 0.5:
@@ -66,7 +66,7 @@ def confusion(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) ->
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("predicted class")
     panels[0].set_ylabel("true class")
-    bar = figure.colorbar(picture, ax=panels, fraction=0.025, pad=0.02)
+    bar = figure.colorbar(pictures[0], ax=panels, fraction=0.025, pad=0.02)
     bar.set_label("% of the true class")
     return figure
 

@@ -13,7 +13,7 @@ from shared_core.run.report import cards, figure, heading, table, text, write_re
 
 from calib import figures, report_analysis, report_images, report_training
 from calib.samples import sample
-from calib.summary import BASELINE_NAMES, cautions, sentence
+from calib.summary import BASELINE_NAMES, cautions, domain_name, sentence
 from calib.trained import cell_folders, open_test, open_trained, read_json
 
 FOUR = ("source_before", "source_after", "target_before", "target_after")
@@ -45,7 +45,8 @@ def report(run: Path) -> Path:
         subtitle = f"ORACLE selection. {subtitle}"
     if result["compat"] == "released":
         subtitle = f"Faults of the RELEASED code. {subtitle}"
-    write_report(folder.report, f"{result['source']} to {result['target']}", sections, subtitle)
+    title = " to ".join(domain_name(result[domain]) for domain in ("source", "target"))
+    write_report(folder.report, title, sections, subtitle)
     return folder.report
 
 

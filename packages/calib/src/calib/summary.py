@@ -1,5 +1,6 @@
 """What the four numbers of a run mean, in words."""
 
+from pathlib import Path
 from typing import Any
 
 BASELINE_NAMES = {
@@ -20,11 +21,17 @@ BASELINE_NAMES = {
 def sentence(result: dict[str, Any]) -> str:
     """What was gained on the target and what it cost on the source, and no more than the run shows."""
     gain, cost = (result[f"{name}_after"] - result[f"{name}_before"] for name in ("target", "source"))
-    target = f"With the calibrator, {result['measure']} on {result['target']} is {_moved(gain)}"
-    source = f"on the source {result['source']} it is {_moved(cost)}"
+    target = f"With the calibrator, {result['measure']} on {domain_name(result['target'])} is {_moved(gain)}"
+    source = f"on the source {domain_name(result['source'])} it is {_moved(cost)}"
     seeds = len(result.get("cells", [result]))
     count = "one seed" if seeds == 1 else f"mean of {seeds} seeds"
     return f"{target}; {source} ({count})."
+
+
+def domain_name(spec: str) -> str:
+    """A data set's spec without folders: `digits`, and `birds.npz#day` of `npz:data/birds.npz#day`."""
+    kind, _, rest = spec.partition(":")
+    return Path(rest).name if rest else kind
 
 
 def cautions(result: dict[str, Any]) -> list[str]:
