@@ -68,9 +68,9 @@ def _outcome(result: dict[str, Any], cells: list[tuple[dict[str, Any], Path]]) -
     levels = 255 * result["epsilon"]
     further = {
         "classifier unchanged": "yes" if result["classifier_unchanged"] else "NO",
-        "calibrator's parameters": f"{100 * result['parameter_ratio']:.2f} % of it",
-        "time with it": f"{result['latency_ratio']:.2f} times",
-        "largest correction": f"{result['epsilon']:g} of the range",
+        "parameters, of the classifier's": f"{100 * result['parameter_ratio']:.2f} %",
+        "time, of the classifier's": f"× {result['latency_ratio']:.2f}",
+        "epsilon, of the value range": f"{result['epsilon']:g}",
     }
     words = [*cautions(result), sentence(result), _proof(result, cells)]
     words.append(
