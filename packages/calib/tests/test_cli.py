@@ -105,7 +105,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_preset(config: Path, tmp_
     found = yaml.safe_load((out / "config.yaml").read_text())
     assert found["steps"] == 2
     assert found["batch_size"] == 16
-    assert found["loss"]["source"] == 0.3
+    assert found["channels"] == 3
     assert found["baselines"] == []
 
 
@@ -224,6 +224,22 @@ def test_export_writes_files_that_open_again(adapted: Path, tmp_path: Path, caps
     assert logits.shape == (3, 4)
     assert main(["export", str(adapted), "--out", str(tmp_path / "nowhere" / "x")]) == 2
     assert "there is no folder" in capsys.readouterr().err
+
+
+def test_a_black_box_goes_all_the_way(adapted: Path, config: Path, tmp_path: Path, capsys) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    box = tmp_path / "vendor.onnx"
+    assert main(["export", str(adapted), "--what", "fused", "--format", "onnx", "--out", str(box)]) == 0
+    out = tmp_path / "run"
+    assert main(["adapt", "--config", str(config), "--classifier", str(box), "--out", str(out)]) == 0
+    assert "trained with the pixel critic only" in capsys.readouterr().out
+    before, after = (json.loads((folder / "result.json").read_text()) for folder in (adapted, out))
+    assert after["classifier_unchanged"]
+    assert after["target_before"] == pytest.approx(before["target_after"])
+    assert f"<dt>parameters</dt><dd>{after['parameters']}</dd>" in (out / "report.html").read_text()
+    assert main(["analyse", str(out), "--images", "8", "--steps", "1"]) == 0
+    assert main(["export", str(out), "--what", "fused", "--out", str(tmp_path / "x")]) == 2
+    assert "cannot be fused by torch" in capsys.readouterr().err
 
 
 def test_translate_writes_a_folder_that_adapt_takes(

@@ -68,7 +68,7 @@ def _outcome(result: dict[str, Any], cells: list[tuple[dict[str, Any], Path]]) -
     levels = 255 * result["epsilon"]
     further = {
         "classifier unchanged": "yes" if result["classifier_unchanged"] else "NO",
-        "parameters, of the classifier's": f"{100 * result['parameter_ratio']:.2f} %",
+        **_size(result),
         "time, of the classifier's": f"× {result['latency_ratio']:.2f}",
         "epsilon, of the value range": f"{result['epsilon']:g}",
     }
@@ -96,6 +96,13 @@ def _outcome(result: dict[str, Any], cells: list[tuple[dict[str, Any], Path]]) -
         text("\n\n".join(words)),
         figure(figures.four_numbers(numbers, measure), "Numbers at the right: points gained or lost."),
     ]
+
+
+def _size(result: dict[str, Any]) -> dict[str, str]:
+    if result["classifier"].endswith(".onnx"):
+        # What is inside the file is not counted.
+        return {"parameters": str(result["parameters"])}
+    return {"parameters, of the classifier's": f"{100 * result['parameter_ratio']:.2f} %"}
 
 
 def _proof(result: dict[str, Any], cells: list[tuple[dict[str, Any], Path]]) -> str:

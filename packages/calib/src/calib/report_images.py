@@ -121,7 +121,10 @@ def classes(evaluations: Sequence[dict[str, Any]], measure: str) -> list[Markup]
     what = "Pixels" if measure == "mIoU" else "Images"
     sections = [
         heading("By class"),
-        figure(figures.per_class(cast(Any, domains), names, unit), f"{unit[0].upper()}{unit[1:]} of every class{mean}."),
+        figure(
+            figures.per_class(cast(Any, domains), names, unit),
+            f"{unit[0].upper()}{unit[1:]} of every class{mean}.",
+        ),
         figure(figures.confusion(matrices, names), f"{what} of the target's test set{first}."),
     ]
     if measure == "mIoU":
