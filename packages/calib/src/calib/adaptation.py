@@ -63,7 +63,7 @@ class AdaptReport:
     source_kept_after: float
     epsilon: float
     epsilon_unit: str
-    parameter_ratio: float
+    parameter_ratio: float | None
     classifier_unchanged: bool
     classifier_digest: str
     compat: str

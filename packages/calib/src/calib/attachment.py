@@ -15,6 +15,7 @@ from shared_core.ops.features import FeatureCapture
 from shared_core.ops.freeze import changed, checksums, freeze
 from torch import Tensor, nn
 
+from calib.blackbox import gives_gradient
 from calib.calibrator import Calibrator, ValueRange
 
 
@@ -81,10 +82,10 @@ class CalibratedClassifier(nn.Module):
             parameter.requires_grad_(self._trainable[name])
         return self.classifier
 
-    def parameter_ratio(self) -> float:
-        """Parameters of the calibrator over those of the classifier."""
+    def parameter_ratio(self) -> float | None:
+        """Parameters of the calibrator over those of the classifier; None of one that shows none (ONNX, int8)."""
         own, its = (sum(p.numel() for p in part.parameters()) for part in (self.calibrator, self.classifier))
-        return own / max(its, 1)
+        return own / its if its else None
 
 
 def attach(
@@ -131,7 +132,9 @@ class Features:
             (features,) = self._capture.pop().values()
             return features
         logits = self.classifier(images)
-        return logits.float().softmax(1) if self.kind == "softmax" else logits
+        if self.kind == "logits":
+            return logits
+        return logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
 @contextmanager
@@ -153,17 +156,14 @@ def probe(
         ValueError: the classifier gives no gradient to its input, or answers with something not finite.
         ClassifierChangedError: it writes its own state while it answers.
     """
-    watched = images.detach().clone().requires_grad_(True)
-    with torch.enable_grad():
-        answer = features(watched)
+    with torch.no_grad():
+        answer = features(images)
     model.verify()
-    if not isinstance(answer, Tensor):
-        raise ValueError(f"the classifier returns a {type(answer).__name__}; it must return one tensor")
-    if not answer.requires_grad:
+    if not gives_gradient(model.classifier, images):
         raise ValueError(
             "the classifier gives no gradient to its input (int8, ONNX, or under no_grad): adapt with pixels only "
             "(feature_weight=0), or train on a differentiable stand-in (calib.blackbox.distil_surrogate)"
         )
     if not bool(answer.isfinite().all()):
         raise ValueError("the classifier answers the source images with values that are not finite")
-    return answer.detach()
+    return answer

@@ -110,7 +110,8 @@ class Calibrator(nn.Module):
     ) -> Float[Tensor, "batch channels height width"]:
         """delta(x) in the images' own unit, at most epsilon times the value range in size; before the box."""
         span = self.high - self.low
-        raw = torch.tanh(self._raw(2 * (images.float() - self.low) / span - 1))
+        wide = images.to(torch.promote_types(images.dtype, torch.float32))
+        raw = torch.tanh(self._raw(2 * (wide - self.low) / span - 1))
         # Weights that overflow leave no number; such a pixel is not corrected.
         raw = torch.where(raw.isnan(), torch.zeros_like(raw), raw)
         if self.mode == "signed":

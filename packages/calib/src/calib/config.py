@@ -83,9 +83,6 @@ class AdaptConfig(Config):
     )
     baselines: list[Baseline] = Field([], description="Other methods in the same run, for comparison.")
     seeds: list[int] = Field([0], description="One run per seed.")
-    compat: Literal["none", "released"] = Field(
-        "none", description="The released code's faults, for comparison."
-    )
     device: str = Field("auto", description="auto | cpu | cuda | cuda:N | mps")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
@@ -107,6 +104,9 @@ class AdaptConfig(Config):
         0,
         ge=0,
         description="Steps to distil a stand-in for a classifier that gives no gradient; 0: pixels only.",
+    )
+    compat: Suppress[Literal["none", "released"]] = Field(
+        "none", description="The released code's faults, for comparison."
     )
     width: Suppress[int] = Field(4, ge=1)
     blocks: Suppress[int] = Field(9, ge=0)
@@ -148,13 +148,15 @@ def digits() -> AdaptConfig:
         image_size=32,
         channels=3,
         steps=300,
-        epsilon=0.3,
+        epsilon=0.5,
         blocks=3,
+        ema=0.98,
         threads=1,
-        training=Training(epochs=40, batch_size=64),
-        loss=LossWeights(source=0.3),
-        validate_every=50,
-        validation_images=600,
+        training=Training(epochs=30, batch_size=64),
+        loss=LossWeights(source=1.0),
+        optim=Optim(schedule="cosine"),
+        validate_every=25,
+        validation_images=500,
         baselines=["moment_matching", "random_correction"],
     )
 

@@ -92,19 +92,19 @@ def normalization(config: AdaptConfig, channels: int) -> tuple[tuple[float, ...]
     return (mean,) * channels, (std,) * channels
 
 
-def photo_digits(split: str, strength: float = 0.5) -> ArrayImages:
-    """scikit-learn's digits over its two real photographs, in colour, 32 by 32 pixels, made when asked for.
+def photo_digits(split: str, strength: float = 0.7) -> ArrayImages:
+    """scikit-learn's digits blended over its two real photographs, in colour, 32 by 32 pixels, made when asked for.
 
-    Train and test digits are those of `digits`; which piece of a photograph lies under a digit is a function of its
-    place alone.  The digit is drawn over the darkened photograph: max(digit, strength * photograph).
+    (1 - strength) * digit + strength * photograph.  Train and test digits are those of `digits`; which piece of a
+    photograph lies under a digit is a function of its place alone.
     """
     digits = open_dataset("digits", split)
     images = torch.nn.functional.interpolate(
         digits.images.float(), size=(32, 32), mode="bilinear", align_corners=False
     )
     pieces = photo_pieces(len(images), seed=0 if split == "train" else 1)
-    drawn = torch.maximum(images, strength * pieces.float()).round().clamp(0, 255)
-    return ArrayImages(drawn.to(torch.uint8), digits.labels, digits.class_names)
+    blended = ((1 - strength) * images + strength * pieces.float()).round()
+    return ArrayImages(blended.to(torch.uint8), digits.labels, digits.class_names)
 
 
 def photo_pieces(count: int, seed: int, size: int = 32) -> UInt8[Tensor, "count 3 size size"]:

@@ -26,6 +26,20 @@ class Images(NamedTuple):
     labels: Tensor | None
 
 
+class Bare(Dataset):
+    """Items that are images, or tuples of an image alone, as (image, -1)."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(cast(Sized, self.dataset))
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        item = cast(Any, self.dataset)[index]
+        return (item[0] if isinstance(item, list | tuple) else item), -1
+
+
 class Domain:
     """One domain.  `next_batch` gives the next images, `some` a fixed sample to validate on.
 
@@ -57,7 +71,8 @@ class Domain:
             if batch == 0:
                 raise ValueError(f"the {name} domain has {self.size} images, fewer than {world} processes")
             self.batches = Batches(shuffled_plan(self.size, batch, seed), rank, world)
-            keyed = KeyedDataset(given, seed, with_index=True)
+            self.dataset = given if _has_labels(given) else Bare(given)
+            keyed = KeyedDataset(self.dataset, seed, with_index=True)
             self._source: Iterable[Any] = make_loader(keyed, self.batches, workers)
         elif isinstance(given, Iterable) and not isinstance(given, Tensor):
             self._source = given
@@ -119,11 +134,17 @@ class Domain:
                 f"a batch of the {self.name} domain starts with a {type(pixels).__name__}; "
                 "it must be images, or (images, labels, ...)"
             )
-        labels = rest[0] if rest and isinstance(rest[0], Tensor) else None
+        bare = isinstance(self.dataset, Bare)
+        labels = rest[0] if rest and isinstance(rest[0], Tensor) and not bare else None
         places = rest[1] if self.dataset is not None and len(rest) > 1 else None
         pixels = in_range(pixels.to(device, non_blocking=True), self.calibrator)
         check_images(self.name, pixels, self.calibrator)
         return Images(pixels, places, labels)
+
+
+def _has_labels(dataset: Dataset) -> bool:
+    item = cast(Any, dataset)[0]
+    return isinstance(item, list | tuple) and len(item) > 1
 
 
 def in_range(images: Tensor, calibrator: Calibrator) -> Float[Tensor, "batch channels height width"]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from calib.attachment import CalibratedClassifier
-from calib.domains import as_floats, in_range
+from calib.domains import as_floats
 from calib.segmentation import confusion, segmentation_scores
 
 Predict = Callable[[Tensor], Tensor]
@@ -63,6 +63,24 @@ def evaluate_segmenter(
     }
 
 
+def both_domains(
+    predict: Predict,
+    source_test: Dataset,
+    target_test: Dataset,
+    num_classes: int,
+    device: torch.device,
+    ignore: int | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Evaluations of `predict` by domain, "source" and "target"; `ignore` given: segmentation."""
+
+    def score(dataset: Dataset) -> dict[str, Any]:
+        if ignore is None:
+            return evaluate_classifier(predict, dataset, num_classes, device)
+        return evaluate_segmenter(predict, dataset, num_classes, device, ignore)
+
+    return {"source": score(source_test), "target": score(target_test)}
+
+
 def four_numbers(
     model: CalibratedClassifier,
     source_test: Dataset,
@@ -70,25 +88,21 @@ def four_numbers(
     num_classes: int,
     device: torch.device,
     ignore: int | None = None,
+    before: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Evaluations by name: source_before, source_after, target_before, target_after.
 
-    `ignore` given: segmentation.  The model is left in eval mode.
+    `before` holds :func:`both_domains` of the classifier alone where they are known already, as they must be where
+    an adaptation lets the classifier drift.  The model is left in eval mode.
     """
     model.to(device).eval()
-
-    def score(predict: Predict, dataset: Dataset) -> dict[str, Any]:
-        if ignore is None:
-            return evaluate_classifier(predict, dataset, num_classes, device)
-        return evaluate_segmenter(predict, dataset, num_classes, device, ignore)
-
-    def before(images: Tensor) -> Tensor:
-        return model.classifier(in_range(images, model.calibrator))
-
+    domains = (source_test, target_test, num_classes, device, ignore)
+    before = before or both_domains(model.classifier, *domains)
+    after = both_domains(cast(Predict, model), *domains)
     return {
-        f"{name}_{when}": score(predict, dataset)
-        for name, dataset in (("source", source_test), ("target", target_test))
-        for when, predict in (("before", before), ("after", cast(Predict, model)))
+        f"{name}_{when}": found[name]
+        for name in ("source", "target")
+        for when, found in (("before", before), ("after", after))
     }
 
 

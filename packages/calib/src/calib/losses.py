@@ -42,4 +42,5 @@ def calibrator_loss(
 
 def _towards(logits: Tensor, group: int) -> Tensor:
     labels = logits.new_full((len(logits), *logits.shape[2:]), group, dtype=torch.int64)
-    return functional.cross_entropy(logits.float(), labels)
+    # In float32 at least: a softmax in half precision has three digits.
+    return functional.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)

@@ -99,8 +99,8 @@ def _outcome(result: dict[str, Any], cells: list[tuple[dict[str, Any], Path]]) -
 
 
 def _size(result: dict[str, Any]) -> dict[str, str]:
-    if result["classifier"].endswith(".onnx"):
-        # What is inside the file is not counted.
+    if result["parameter_ratio"] is None:
+        # What is inside an ONNX file or an int8 net is not counted.
         return {"parameters": str(result["parameters"])}
     return {"parameters, of the classifier's": f"{100 * result['parameter_ratio']:.2f} %"}
 

@@ -42,7 +42,7 @@ from calib.calibrator import EPSILON_UNIT, Calibrator
 from calib.classifiers import Normalized, open_classifier
 from calib.config import AdaptConfig
 from calib.data import Domains, normalization, open_domains
-from calib.evaluate import evaluate_classifier, four_numbers, latency_ratio
+from calib.evaluate import both_domains, evaluate_classifier, four_numbers, latency_ratio
 from calib.segmentation import SegmenterSettings, tiny_segmenter, train_segmenter
 from calib.step import Weights
 from calib.supervised import train_classifier
@@ -62,8 +62,7 @@ def run(config: AdaptConfig, out: Path, resume: bool = False) -> dict[str, Any]:
         device = choose_device(config.device)
         domains = open_domains(config)
         build_calibrator(config, domains.channels)
-        if config.classifier.startswith(("torchvision", "timm", "small")) or config.weights:
-            build_classifier(config, domains)
+        build_classifier(config, domains)
     if len(config.seeds) == 1:
         result = run_cell(config, config.seeds[0], out, domains, device, resume)
     else:
@@ -112,15 +111,11 @@ def run_cell(
     torch.manual_seed(seed)
     calibrator = build_calibrator(config, domains.channels)
     model = attach(classifier, calibrator)
+    ignore = config.ignore_label if domains.segmentation else None
+    tests = (domains.source_test, domains.target_test, domains.num_classes, device, ignore)
+    alone = both_domains(model.to(device).classifier, *tests)
     note = adapt_model(config, model, domains, seed, out, device, resume)
-    evaluations = four_numbers(
-        model,
-        domains.source_test,
-        domains.target_test,
-        domains.num_classes,
-        device,
-        config.ignore_label if domains.segmentation else None,
-    )
+    evaluations = four_numbers(model, *tests, before=alone)
     example = next(iter(test_loader(domains.source_test, 64)))[0]
     adaptation = json.loads((out / "adaptation.json").read_text(encoding="utf-8")) if is_main() else {}
     rows = [] if domains.segmentation else baseline_rows(config, classifier, domains, seed, device)
@@ -204,11 +199,16 @@ def the_classifier(
         if is_main():
             out.mkdir(parents=True, exist_ok=True)
             train_on(config, classifier, domains.source_train, domains.segmentation, seed, device)
-            save_weights(classifier, kept)
+            save_weights(bare(classifier), kept)
         if dist.is_initialized():
             dist.barrier()
-    read_weights(classifier, kept)
+    read_weights(bare(classifier), kept)
     return classifier.to(device).eval()
+
+
+def bare(classifier: nn.Module) -> nn.Module:
+    """The net without the normalisation around it: its weights are what `weights` of another run can name."""
+    return classifier.net if isinstance(classifier, Normalized) else classifier
 
 
 def train_on(

@@ -17,7 +17,7 @@ from calib.attachment import CalibratedClassifier, attach
 from calib.calibrator import Calibrator
 from calib.config import AdaptConfig
 from calib.data import Domains, open_domain
-from calib.run import build_classifier
+from calib.run import bare, build_classifier
 
 DRIFTED = "classifier-drifted.safetensors"
 
@@ -57,7 +57,7 @@ def open_trained(folder: Path, calibrator: Path | None = None) -> Trained:
         torch.manual_seed(config.seeds[0])
         classifier = build_classifier(config, shape).eval()
     if (folder / "classifier.safetensors").is_file():
-        read_weights(classifier, folder / "classifier.safetensors")
+        read_weights(bare(classifier), folder / "classifier.safetensors")
     result = read_json(folder / "result.json")
     if digest(checksums(classifier)) != result["classifier_digest"]:
         raise ValueError(

@@ -1,0 +1,315 @@
+"""Does a calibrator help?  Source and target accuracy of the method, its variants, controls and baselines.
+
+    python benchmarks/calib_accuracy.py run --jobs 2          # hours; resumable; --tier 1 is the core of it
+    python benchmarks/calib_accuracy.py                       # docs/results/calib.{md,json,png} from the cells
+    python benchmarks/calib_accuracy.py --quick --out FILE    # tiny cells on digits: does it run?
+
+A cell is one pair of domains, row and seed, and leaves one small JSON in benchmarks/results/calib_accuracy/.  It
+trains in an ordinary run folder and goes on where it was interrupted; processes share the cells.  All rows of a pair
+and seed start from the same source classifier and see the same number of images.  Calibrators are kept by the
+label-free validator that the row names; the target's labels score the test images, once, and choose nothing.
+"""
+
+import argparse
+import fcntl
+import json
+import multiprocessing
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from calib.config import AdaptConfig
+from shared_core.run.atomic import write_json
+from shared_core.run.folder import RunFolderError
+
+ROOT = Path(__file__).parents[1]
+CELLS = ROOT / "benchmarks" / "results" / "calib_accuracy"
+RUNS = ROOT / "runs" / "bench" / "calib_accuracy"
+RESULTS = ROOT / "docs" / "results"
+DATA = ROOT.parent / "shared" / "data"
+
+SEEDS = (1, 2, 3)
+DIGITS: dict[str, Any] = {
+    "data_root": DATA / "torchvision",
+    "classifier": "small:dtn",
+    "image_size": 32,
+    "channels": 3,
+    "steps": 500,
+    "blocks": 3,
+    "ema": 0.995,
+    "optim": {"schedule": "cosine"},
+    "validation_images": 1000,
+    "threads": 1,
+    "device": "cpu",
+    "log_every": 50,
+    "checkpoint_every": 500,
+}
+CAMVID = f"npz:{DATA / 'camvid_day_dusk_160x120.npz'}"
+PAIRS: dict[str, dict[str, Any]] = {
+    "usps-mnist": {**DIGITS, "source": "usps", "target": "mnist", "loss": {"source": 1.0}},
+    "mnist-usps": {
+        **DIGITS,
+        "source": "mnist",
+        "target": "usps",
+        "loss": {"source": 0.3},
+        "training": {"epochs": 3},
+    },
+    "camvid-day-dusk": {
+        **{name: value for name, value in DIGITS.items() if name not in ("data_root", "image_size")},
+        "source": f"{CAMVID}#day",
+        "target": f"{CAMVID}#dusk",
+        "classifier": "small:segmenter",
+        "num_classes": 11,
+        "ignore": 11,
+        "epsilon": 0.1,
+        "steps": 300,
+        "batch_size": 4,
+        "patch": 8,
+        "patches": 4,
+        "loss": {"source": 1.0},
+        "validate_every": 50,
+        "validation_images": 40,
+        "training": {"epochs": 40, "batch_size": 8},
+    },
+}
+
+# Row: the tier from which it is run, and what it changes; a string is a baseline of the same name.
+ROWS: dict[str, tuple[int, dict[str, Any] | str]] = {
+    "calibrator": (1, {}),
+    "calibrator 1000 steps": (1, {"steps": 1000}),
+    "moment matching": (1, "moment_matching"),
+    "random correction": (1, "random_correction"),
+    "bn-adapt": (1, "bn_adapt"),
+    "TENT": (1, "tent"),
+    "DANN": (1, "dann"),
+    "target supervised": (1, "target_supervised"),
+    "calibrator lowres": (1, {"body": "lowres", "blocks": 9}),
+    "calibrator constant": (1, {"body": "constant"}),
+    "SHOT-IM": (2, "shot_im"),
+    "Deep CORAL": (2, "deep_coral"),
+    "ADDA": (2, "adda"),
+    "calibrator released": (
+        2,
+        {"mode": "released", "compat": "released", "epsilon": 0.45, "selection": "last"},
+    ),
+    "calibrator pixel only": (3, {"loss": {"feature": 0.0}}),
+    "calibrator feature only": (3, {"loss": {"pixel": 0.0}}),
+    "calibrator last": (3, {"selection": "last"}),
+}
+# Of its configurations, in units of the value range.
+RELEASED_EPSILON = {"usps-mnist": 0.45, "mnist-usps": 0.2}
+KEPT = ("source_before", "source_after", "target_before", "target_after")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="Accuracy of the calibrator and of what else one could do.")
+    parser.add_argument("stage", nargs="?", choices=["run", "table"], default="table")
+    parser.add_argument("--pair", choices=list(PAIRS), help="one pair only")
+    parser.add_argument("--tier", type=int, choices=[1, 2, 3], default=1, help="how many of the rows")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the cells")
+    parser.add_argument("--quick", action="store_true", help="tiny cells on digits")
+    parser.add_argument("--out", type=Path, help="also write the rows here")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        rows = quick()
+    else:
+        if options.stage == "run":
+            share(cells([options.pair] if options.pair else list(PAIRS), options.tier), options.jobs)
+        rows = table()
+    if options.out:
+        write_json(options.out, {"rows": rows})
+    return 0
+
+
+def cells(pairs: list[str], tier: int) -> list[tuple[str, str, int]]:
+    """(pair, row, seed), row by row, so that an interrupted run leaves whole rows."""
+    wanted = [row for row, (at, _) in ROWS.items() if at <= tier]
+    return [
+        (pair, row, seed)
+        for row in wanted
+        for pair in pairs
+        for seed in SEEDS
+        # Baselines know one label per image.
+        if not (pair.startswith("camvid") and row != "calibrator")
+    ]
+
+
+def configuration(pair: str, row: str) -> AdaptConfig:
+    """The pair's settings with what the row changes."""
+    values, changes = dict(PAIRS[pair]), ROWS[row][1]
+    if isinstance(changes, str):
+        values["baselines"] = [changes]
+    else:
+        for name, value in changes.items():
+            values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
+    if values.get("compat") == "released":
+        values["epsilon"] = RELEASED_EPSILON[pair]
+    return AdaptConfig.model_validate(values)
+
+
+def share(todo: list[tuple[str, str, int]], jobs: int) -> None:
+    """Run the cells in `jobs` processes; each takes the next one that nobody has."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=work, args=(todo,)) for _ in range(jobs)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+
+
+def work(todo: list[tuple[str, str, int]]) -> None:
+    """Run every cell that is not done and that no other process is at."""
+    for pair, row, seed in todo:
+        slug = "".join(c if c.isalnum() else "-" for c in row.lower())
+        record = CELLS / pair / f"{slug}-seed{seed}.json"
+        if record.exists():
+            continue
+        folder = RUNS / pair / f"{slug}-seed{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder.with_suffix(".lock"), "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                cell = run_cell(pair, row, seed, folder)
+            except (BlockingIOError, RunFolderError):
+                continue
+        write_json(record, cell)
+        print(
+            f"{pair} {row} seed {seed}: {cell.get('target_before')} -> {cell.get('target_after')}", flush=True
+        )
+
+
+def run_cell(pair: str, row: str, seed: int, folder: Path) -> dict[str, Any]:
+    """One row of one pair with one seed, from the pair's source classifier of that seed."""
+    from calib import run
+    from calib.data import open_domains
+    from calib.evaluate import evaluate_classifier
+
+    config, cpu = configuration(pair, row), torch.device("cpu")
+    torch.set_num_threads(config.threads or 1)
+    domains = open_domains(config)
+    base = {
+        "pair": pair,
+        "row": row,
+        "seed": seed,
+        "source": config.source.split("#")[-1],
+        "target": config.target.split("#")[-1],
+    }
+    weights = source_classifier(pair, config, domains, seed)
+    config = config.model_copy(update={"weights": weights, "seeds": [seed]})
+    begun, processor = time.perf_counter(), time.process_time()
+    if not config.baselines:
+        result = run.run_cell(config, seed, folder, domains, cpu, resume=True)
+        names = (
+            *KEPT,
+            "classifier_unchanged",
+            "selection",
+            "chosen_step",
+            "parameter_ratio",
+            "latency_ratio",
+            "steps",
+            "measure",
+        )
+        evaluation = json.loads((folder / "evaluation.json").read_text())
+        per_class = {name: evaluation[name]["per_class"] for name in KEPT}
+        own = {name: result[name] for name in names} | {"per_class": per_class}
+    else:
+        classifier = run.build_classifier(config, domains)
+        (found,) = run.baseline_rows(config, classifier, domains, seed, cpu)
+        before = {
+            f"{name}_before": evaluate_classifier(classifier.eval(), data, domains.num_classes, cpu)[
+                "accuracy"
+            ]
+            for name, data in (("source", domains.source_test), ("target", domains.target_test))
+        }
+        own = {
+            **before,
+            **found,
+            "classifier_unchanged": found.get("touched") == "nothing",
+            "selection": "last",
+        }
+    spent = {"seconds": time.perf_counter() - begun, "processor_seconds": time.process_time() - processor}
+    return {**base, **own, **spent}
+
+
+def source_classifier(pair: str, config: AdaptConfig, domains: Any, seed: int) -> Path:
+    """The pair's classifier of this seed: trained on the source by the first that needs it."""
+    from calib import run
+
+    kept = RUNS / pair / f"classifier-seed{seed}"
+    kept.mkdir(parents=True, exist_ok=True)
+    with open(kept.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run.the_classifier(config, domains, seed, kept, torch.device("cpu"))
+    return kept / "classifier.safetensors"
+
+
+def quick() -> list[dict[str, Any]]:
+    """The method and a baseline on digits for a few steps, in a folder that is thrown away."""
+    from calib import run
+    from calib.config import digits
+    from calib.data import open_domains
+
+    tiny = {
+        "steps": 4,
+        "validate_every": 2,
+        "validation_images": 30,
+        "width": 2,
+        "blocks": 1,
+        "baselines": ["dann"],
+    }
+    values = {**digits().model_dump(), **tiny, "training": {"epochs": 0.5}, "device": "cpu"}
+    config = AdaptConfig.model_validate(values)
+    with tempfile.TemporaryDirectory() as folder:
+        result = run.run_cell(
+            config, 0, Path(folder), open_domains(config), torch.device("cpu"), resume=False
+        )
+    return [
+        {name: result[name] for name in (*KEPT, "classifier_unchanged", "selection")},
+        *result["baselines"],
+    ]
+
+
+def table() -> list[dict[str, Any]]:
+    """The rows of all finished cells; writes docs/results/calib.json, .md and .png when there are any."""
+    found = [json.loads(path.read_text()) for path in sorted(CELLS.glob("*/*.json"))]
+    rows = []
+    for pair in PAIRS:
+        for row in ROWS:
+            same = sorted((c for c in found if (c["pair"], c["row"]) == (pair, row)), key=lambda c: c["seed"])
+            if same:
+                rows.append(summary(pair, row, same))
+    if rows:
+        from _calib_page import write_page
+
+        write_page(RESULTS, rows)
+    return rows
+
+
+def summary(pair: str, row: str, same: list[dict[str, Any]]) -> dict[str, Any]:
+    """One row of the results: lists over seeds."""
+    first = same[0]
+    lists = {
+        name: [cell.get(name) for cell in same]
+        for name in (*KEPT, "seconds", "processor_seconds", "latency_ratio")
+    }
+    return {
+        "pair": pair,
+        "source": first["source"],
+        "target": first["target"],
+        "method": row,
+        "seeds": [cell["seed"] for cell in same],
+        **{name: values for name, values in lists.items() if None not in values},
+        "selection": first["selection"],
+        "classifier_unchanged": all(cell["classifier_unchanged"] for cell in same),
+        "touched": first.get("touched", "buffers" if "released" in row else "nothing"),
+        **{name: first[name] for name in ("measure", "parameter_ratio", "not_applicable") if name in first},
+        "chosen_step": [cell.get("chosen_step") for cell in same],
+    }
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    sys.exit(main(sys.argv[1:]))
