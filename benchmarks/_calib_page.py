@@ -8,7 +8,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from _calib_verdicts import CLAIMS, Row, difference, pairs_of, source_only, verdicts, words
+from _calib_verdicts import CLAIMS, Row, against, difference, pairs_of, source_only, verdicts, words
 from shared_core.run.atomic import write_json, write_text
 
 MEASURED = Path(__file__).parent / "results"
@@ -177,13 +177,13 @@ def _bodies(rows: list[Row], latency: dict[str, Any] | None) -> str:
         for pair in pairs:
             by_name = {row["method"]: row for row in pairs_of(rows)[pair]}
             own, full = (by_name.get(name) for name in (row_of.get(body, ""), FULL))
-            if own is None or full is None:
+            gap = against(own, full) if own and full else None
+            if own is None or gap is None:
                 targets.append("")
                 kept = False
                 continue
-            gap, interval = difference(own["target_after"], full["target_after"])
-            kept = kept and gap > -ACCURACY_GOAL
-            over = "" if own is full else f": {words(gap, interval)} against {FULL}"
+            kept = kept and gap[0] > -ACCURACY_GOAL
+            over = "" if own is full else f": {words(*gap)} against {FULL}"
             targets.append(_mean(own["target_after"]) + over)
         if kept and body != "constant" and cost["dtn"] < LATENCY_GOAL:
             qualified.append(body)

@@ -40,6 +40,13 @@ def difference(own: Sequence[float], other: Sequence[float]) -> tuple[float, tup
     return statistics.fmean(gains), paired_interval(gains)
 
 
+def against(own: Row, other: Row) -> tuple[float, tuple[float, float] | None] | None:
+    """Mean of own - other on the target over the seeds that both have, and its interval; None without any."""
+    shared = [seed for seed in own["seeds"] if seed in other["seeds"]]
+    a, b = ([row["target_after"][row["seeds"].index(seed)] for seed in shared] for row in (own, other))
+    return difference(a, b) if shared else None
+
+
 def words(gain: float, interval: tuple[float, float] | None) -> str:
     """+1.23 [+0.45, +2.01]"""
     return f"{gain:+.2f}" + (f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else "")
@@ -146,11 +153,10 @@ def _others(own: Row, rows: list[Row]) -> list[str]:
     ):
         if group:
             best = max(group, key=lambda row: statistics.fmean(row["target_after"]))
-            shared = [seed for seed in own["seeds"] if seed in best["seeds"]]
-            a, b = ([r["target_after"][r["seeds"].index(s)] for s in shared] for r in (own, best))
+            gap = against(own, best)
             lines.append(
                 f"{title}: {best['method']}, {statistics.fmean(best['target_after']):.2f}; "
-                f"`{METHOD}` against it {words(*difference(a, b)) if shared else 'not comparable: no shared seed'}."
+                f"`{METHOD}` against it {words(*gap) if gap else 'not comparable: no shared seed'}."
             )
     return lines
 

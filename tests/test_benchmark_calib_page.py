@@ -153,6 +153,23 @@ def test_bodies_join_latency_and_accuracy(tmp_path):
     assert "Bodies" not in page(tmp_path, rows, measured)
 
 
+def test_rows_of_different_seeds_are_compared_where_they_meet(tmp_path):
+    measured = tmp_path / "measured"
+    measured.mkdir()
+    bodies = {body: {"parameters": 1, "lenet": 2.0, "dtn": 1.2} for body in ("residual 4x3", "lowres 4x9")}
+    record = {"quick": False, "what": "how", "bodies": bodies}
+    (measured / "calib_latency.json").write_text(json.dumps(record))
+    one = {"seeds": [2], "source_before": [96.5], "target_before": [72.0]}
+    rows = [
+        row("calibrator", (85.0, 87.0, 89.0)),
+        row("calibrator lowres", (86.5,), (96.0,), **one),
+        row("DANN", (95.0,), (96.0,), **one, touched="new model"),
+    ]
+    text = page(tmp_path, rows, measured)
+    assert "86.50: -0.50 against calibrator |" in text
+    assert "DANN, 95.00; `calibrator` against it -8.00." in text
+
+
 def test_speed_to_90_says_what_was_not_reached(tmp_path):
     measured = tmp_path / "measured"
     measured.mkdir()

@@ -1,0 +1,256 @@
+"""Processor seconds until 90 % target accuracy on USPS to MNIST: the calibrator against DANN.
+
+    python benchmarks/calib_to_90.py --out FILE [--quick] [--budget SECONDS] [--seeds 1] [--environment FOLDER]
+
+A measurement of speed and nothing else: the target's *test* labels stop the clock, which nobody who adapts has.  All
+begin at the same classifier, trained on the source, whose own training is in no figure.  The clock counts the
+processor time of one thread while a method trains, with its set-up; scoring, every 50 steps on all test images, is
+left out.
+
+The calibrator runs with the settings of calib_accuracy.py, which end with their schedule, and once more at a constant
+rate until the budget is used up; what is scored is its moving average.  DANN has the formula of calib.baselines, its
+schedule over as many steps, and then goes on.  pytorch-adapt's DANN runs in an environment of its own (made with uv
+from pytorch_adapt/requirements.txt); where that fails, the JSON says what was tried.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import calib_accuracy
+import numpy as np
+import torch
+from _environment import failure, install
+from _figures import options, write
+from _race import race
+from calib import nets, run
+from calib.attachment import Features, attach
+from calib.baselines.alignment import domain_critic, domain_loss, reversal_schedule, reverse_gradient
+from calib.baselines.form import FeatureNet, Settings, batches, pixels
+from calib.config import AdaptConfig, digits
+from calib.critics import FeatureCritic, PixelCritic, draw_patch
+from calib.data import open_domains
+from calib.step import Batch, Critics, Game, Weights
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+FOLDER = Path(__file__).parent / "pytorch_adapt"
+GOAL, BUDGET, EVERY = 90.0, 600.0, 50
+PAIR, IMAGE = "usps-mnist", (32, 32)
+
+Predict = Callable[[Tensor], Tensor]
+
+
+class Data(NamedTuple):
+    """Bytes [n, 3, 32, 32] and labels of both domains; the target's labels are those of its test images."""
+
+    source: Tensor
+    source_labels: Tensor
+    target: Tensor
+    test: Tensor
+    test_labels: Tensor
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--budget", type=float, default=BUDGET, help="processor seconds of a method")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--environment", type=Path, default=FOLDER / ".venv", help="where pytorch-adapt is")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    what = (
+        "Processor time of one thread, scoring left out; **the clock is stopped by the target's test labels**, so this "
+        f"measures speed and is no way to choose a model.  {given.budget:.0f} s for each; all from the same classifier."
+    )
+    record: dict[str, Any] = {
+        "what": what,
+        "goal": GOAL,
+        "budget": given.budget,
+        "runs": [],
+        "not_measured": [],
+    }
+    if given.quick or calib_accuracy.DATA.exists():
+        for seed in given.seeds:
+            measure(given, seed, record)
+    else:
+        record["not_measured"].append(
+            f"anything: there is no {calib_accuracy.DATA.name} folder with USPS and MNIST"
+        )
+    for line in record["not_measured"]:
+        print(f"not measured: {line}")
+    write(given.out, given.quick, [], **record)
+
+
+def measure(given: argparse.Namespace, seed: int, record: dict[str, Any]) -> None:
+    """All methods from the classifier of one seed; adds to the record's runs."""
+    config, classifier, data = opened(given.quick, seed)
+    limits: dict[str, Any] = {"goal": GOAL, "budget": given.budget, "every": EVERY}
+    if given.quick:
+        limits |= {"goal": 101.0, "every": 2}
+    last = 4 if given.quick else None
+
+    def add(method: str, found: dict[str, Any]) -> None:
+        reached = "not reached" if found["reached"] is None else f"reached after {found['reached']:.0f} s"
+        best = found["best"]
+        print(
+            f"{method}, seed {seed}: {reached}, best {best['accuracy']:.2f} at {best['seconds']:.0f} s",
+            flush=True,
+        )
+        record["runs"].append({"method": method, "seed": seed, **found})
+
+    for method, (steps, predict) in {
+        "calibrator": calibrator(classifier, data, config, seed, config.steps),
+        "calibrator, constant rate": calibrator(classifier, data, config, seed, last),
+        "DANN": dann(classifier, data, config, seed, last),
+    }.items():
+        add(method, race(steps, predict, data.test, data.test_labels, **limits))
+    try:
+        if not given.quick:
+            install(given.environment, FOLDER / "requirements.txt")
+        elif not given.environment.exists():
+            record["not_measured"].append("pytorch-adapt: its environment is not made in a quick run")
+            return
+        add("DANN of pytorch-adapt", theirs(given.environment, classifier, data, config, seed, last, limits))
+    except subprocess.CalledProcessError as error:
+        record["not_measured"].append(f"pytorch-adapt: {failure(error)}")
+
+
+def opened(quick: bool, seed: int) -> tuple[AdaptConfig, nn.Module, Data]:
+    """Settings, the source's classifier and the images; in a quick run digits and an untrained one."""
+    config = calib_accuracy.configuration(PAIR, "calibrator")
+    if quick:
+        small = {"classifier": "small:dtn", "steps": 4, "width": 2, "blocks": 1, "batch_size": 8}
+        config = digits().model_copy(update=small)
+    domains = open_domains(config)
+    if not quick:
+        weights = calib_accuracy.source_classifier(PAIR, config, domains, seed)
+        config = config.model_copy(update={"weights": weights})
+    source, target, test = (
+        (run.all_images(part), run.labels_in(part))
+        for part in (domains.source_train, domains.target_train, domains.target_test)
+    )
+    return config, run.build_classifier(config, domains).eval(), Data(*source, target[0], *test)
+
+
+def calibrator(
+    classifier: nn.Module, data: Data, config: AdaptConfig, seed: int, schedule: int | None
+) -> tuple[Iterator[None], Predict]:
+    """Steps of calib's game as calib.adapt plays it, at a cosine rate over `schedule` steps, or without end."""
+    torch.manual_seed(seed)
+    model = attach(classifier, run.build_calibrator(config, 3))
+    averaged = AveragedModel(model.calibrator, multi_avg_fn=get_ema_multi_avg_fn(config.ema or 0.0))
+
+    features = Features(classifier)
+
+    @torch.no_grad()
+    def clean(images: Tensor) -> Tensor:
+        return torch.cat([features(pixels(part, classifier)) for part in images.split(200)])
+
+    def steps() -> Iterator[None]:
+        critics = Critics(PixelCritic(3, config.patch), FeatureCritic(int(data.source_labels.max()) + 1))
+        rate = config.optim.learning_rate
+        optimizers = [torch.optim.Adam(net.parameters(), rate) for net in (model.calibrator, critics)]
+        schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(o, schedule) for o in optimizers if schedule]
+        weights = Weights(**config.loss.model_dump())
+        game = Game(model.calibrator, features, critics, optimizers[0], optimizers[1], weights)
+        domains = (data.source, data.target)
+        # As calib.adapt does: a table of clean answers where the steps see each image at least once.
+        pays = [config.steps * config.batch_size >= len(images) for images in domains]
+        tables = [clean(images) if worth else None for images, worth in zip(domains, pays, strict=True)]
+        orders = [batches(len(images), config.batch_size, seed + k) for k, images in enumerate(domains)]
+        for step in range(schedule) if schedule else count():
+            places = [next(order) for order in orders]
+            images = [pixels(x[at], classifier) for x, at in zip(domains, places, strict=True)]
+            answers = [
+                clean(x[at]) if table is None else table[at]
+                for x, at, table in zip(domains, places, tables, strict=True)
+            ]
+            patch = draw_patch(*IMAGE, config.patch, seed, step)
+            game.play([(Batch(images[0], images[1], answers[0], answers[1]), patch)])
+            averaged.update_parameters(model.calibrator)
+            for scheduler in schedules:
+                scheduler.step()
+            yield
+
+    return steps(), lambda images: classifier(averaged.module(images))
+
+
+def dann(
+    classifier: nn.Module, data: Data, config: AdaptConfig, seed: int, end: int | None
+) -> tuple[Iterator[None], Predict]:
+    """Steps of calib.baselines.dann; the reversal grows over the calibrator's number of steps and stays."""
+    torch.manual_seed(seed)
+    settings = Settings(batch_size=config.batch_size)
+    net = FeatureNet(classifier)
+
+    def steps() -> Iterator[None]:
+        critic = domain_critic(net.width, settings.domain_hidden)
+        optimizer = torch.optim.Adam([*net.parameters(), *critic.parameters()], settings.learning_rate)
+        orders = [
+            batches(len(images), settings.batch_size, seed + k)
+            for k, images in enumerate((data.source, data.target))
+        ]
+        net.train()
+        for step in range(end) if end else count():
+            at, there = (next(order) for order in orders)
+            (logits, source_features), (_, target_features) = (
+                net(pixels(x, net)) for x in (data.source[at], data.target[there])
+            )
+            scale = reversal_schedule(min(step / config.steps, 1.0))
+            verdicts = [critic(reverse_gradient(f, scale)) for f in (source_features, target_features)]
+            loss = functional.cross_entropy(logits, data.source_labels[at])
+            optimizer.zero_grad()
+            (loss + settings.domain_weight * domain_loss(*verdicts)).backward()
+            optimizer.step()
+            yield
+
+    def predict(images: Tensor) -> Tensor:
+        net.eval()
+        logits = net(images)[0]
+        net.train()
+        return logits
+
+    return steps(), predict
+
+
+def theirs(
+    environment: Path,
+    classifier: nn.Module,
+    data: Data,
+    config: AdaptConfig,
+    seed: int,
+    end: int | None,
+    limits: dict[str, Any],
+) -> dict[str, Any]:
+    """pytorch-adapt's DANN in its own process.
+
+    Raises:
+        subprocess.CalledProcessError: it failed; ``stderr`` is its traceback.
+    """
+    settings = Settings(batch_size=config.batch_size)
+    own = {name: getattr(settings, name) for name in ("batch_size", "learning_rate", "domain_hidden")}
+    with tempfile.TemporaryDirectory() as folder:
+        arrays = {name: value.numpy() for name, value in data._asdict().items()}
+        arrays |= {f"net.{name}": value.numpy() for name, value in run.bare(classifier).state_dict().items()}
+        np.savez(Path(folder) / "data.npz", **arrays)
+        given = json.dumps({**own, **limits, "seed": seed, "steps": end})
+        command = [
+            environment / "bin/python",
+            FOLDER / "dann.py",
+            nets.__file__,
+            Path(folder) / "data.npz",
+            given,
+        ]
+        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    main()

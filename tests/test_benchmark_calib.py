@@ -1,0 +1,154 @@
+"""calib's speed benchmarks run on small sizes; the race's clock and the released order are what they say."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _benchmarks_on_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def run(script: str, out: Path, *options: str | Path, **environment: str) -> dict:
+    command = [sys.executable, BENCHMARKS / script, "--out", out, "--quick", *options]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text())
+
+
+@pytest.mark.slow
+def test_step_is_measured_after_the_orders_agree(tmp_path):
+    record = run("calib_step.py", tmp_path / "out.json")
+    assert [figure["name"] for figure in record["figures"]] == ["step", "step without the table"]
+    assert record["float64_difference"] < 1e-10
+    assert {figure["met"] for figure in record["figures"]} == {None}
+
+
+@pytest.mark.slow
+def test_latency_of_every_body_is_measured_on_both_classifiers(tmp_path):
+    import calib_latency
+
+    record = run("calib_latency.py", tmp_path / "out.json")
+    assert list(record["bodies"]) == list(calib_latency.BODIES)
+    assert record["bodies"]["residual 8x9"]["parameters"] == 180419
+    assert record["bodies"]["residual 4x9"]["parameters"] == 45859
+    assert all(body["dtn"] > 0 and body["lenet"] > 0 for body in record["bodies"].values())
+    assert [f["name"] for f in record["figures"] if f["goal"] is not None] == [calib_latency.JUDGED]
+
+
+def test_bodies_of_the_table_are_those_that_the_accuracy_benchmark_trains():
+    import calib_accuracy
+    import calib_latency
+    from _calib_page import BODIES
+
+    for row, body in BODIES.items():
+        config, own = calib_accuracy.configuration("usps-mnist", row), calib_latency.BODIES[body]
+        assert config.body == own["body"]
+        if body != "constant":
+            assert (config.width, config.blocks) == (own["width"], own["blocks"])
+
+
+@pytest.mark.slow
+def test_race_to_90_runs_without_the_other_environment(tmp_path):
+    record = run("calib_to_90.py", tmp_path / "out.json", "--environment", tmp_path / "none")
+    assert [found["method"] for found in record["runs"]] == [
+        "calibrator",
+        "calibrator, constant rate",
+        "DANN",
+    ]
+    for found in record["runs"]:
+        assert found["reached"] is None
+        assert [point["step"] for point in found["curve"]] == [2, 4]
+    assert record["not_measured"] == ["pytorch-adapt: its environment is not made in a quick run"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (BENCHMARKS / "pytorch_adapt/.venv").exists(),
+    reason="pytorch-adapt's environment is a download of its own; make bench makes it",
+)
+def test_pytorch_adapt_is_measured(tmp_path):
+    record = run("calib_to_90.py", tmp_path / "out.json")
+    assert record["not_measured"] == []
+    assert record["runs"][-1]["method"] == "DANN of pytorch-adapt"
+
+
+def test_an_environment_that_cannot_be_made_says_why(tmp_path, monkeypatch):
+    from _environment import failure, install
+
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        install(tmp_path / "new", BENCHMARKS / "pytorch_adapt/requirements.txt")
+    said = failure(caught.value)
+    assert said.startswith("uv.sh pip sync --quiet --python new requirements.txt failed: ")
+    assert str(ROOT) not in said
+
+
+def test_pytorch_adapt_gets_the_torch_of_our_lock():
+    locked = {p["name"]: p["version"] for p in tomllib.loads((ROOT / "uv.lock").read_text())["package"]}
+    text = (BENCHMARKS / "pytorch_adapt/requirements.txt").read_text()
+    pinned = dict(re.findall(r"^(torch|torchvision)==(\S+)", text, re.M))
+    assert pinned == {name: locked[name] for name in ("torch", "torchvision")}
+
+
+def racing(accuracies, each=0.0, score_takes=0.0, **limits):
+    """A race of a method whose accuracy after step k is accuracies[k - 1] percent of 100 images."""
+    from _race import race
+
+    at = {"step": 0}
+
+    def burn(seconds):
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+
+    def steps():
+        for _ in accuracies:
+            burn(each)
+            at["step"] += 1
+            yield
+
+    def predict(images):
+        burn(score_takes)
+        return torch.stack([torch.ones(100), torch.arange(100) < accuracies[at["step"] - 1]], 1).float() + (
+            torch.tensor([-0.5, 0.0])
+        )
+
+    images, labels = torch.zeros(100, 1, 1, 1, dtype=torch.uint8), torch.ones(100, dtype=torch.int64)
+    return race(steps(), predict, images, labels, **{"goal": 90.0, "budget": 60.0, "every": 2, **limits})
+
+
+def test_race_ends_at_the_goal_and_scores_every_second_step():
+    found = racing([10, 50, 95, 80, 20, 90, 99, 99])
+    assert [(p["step"], p["accuracy"]) for p in found["curve"]] == [(2, 50.0), (4, 80.0), (6, 90.0)]
+    assert found["reached"] == found["last"]["seconds"]
+
+
+def test_race_that_ends_below_the_goal_keeps_its_best_and_scores_the_end():
+    found = racing([10, 80, 20, 30, 40])
+    assert found["reached"] is None
+    assert (found["best"]["step"], found["best"]["accuracy"]) == (2, 80.0)
+    assert (found["last"]["step"], found["last"]["accuracy"]) == (5, 40.0)
+
+
+def test_race_counts_training_and_not_scoring():
+    found = racing([10] * 4, each=0.02, score_takes=0.2)
+    assert 0.08 <= found["last"]["seconds"] < 0.2
+
+
+def test_race_stops_after_its_budget():
+    found = racing([10] * 1000, each=0.01, budget=0.05)
+    assert found["last"]["step"] <= 6
