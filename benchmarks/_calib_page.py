@@ -25,10 +25,11 @@ to 512 behind a classifier trained for 100 to 300 epochs, and the released code 
 its batch-norm buffers drift.  **Here**: two CPU cores, a fixed classifier, few steps, so that a run takes minutes.
 There is no SVHN, GTA5 or Cityscapes here: nothing is measured on them.
 
-Every row of a pair and seed starts at the same source classifier and sees the same number of images, and its
-calibrator is kept by the rule named under "selection".  Only "oracle" would look at target labels; "last" is the last
-step.  Target labels score the test images once (target supervised, the bound, trains on them).  Mean (standard
-deviation) over seeds; intervals are 95 %, paired over seeds, by Student's t: with three seeds they are wide.
+Every row of a pair and seed starts at the same source classifier and sees the same number of images, but for rows
+that name their own number of steps; its calibrator is kept by the rule named under "selection".  Only "oracle" would
+look at target labels; "last" is the last step.  Target labels score the test images once (target supervised, the
+bound, trains on them).  Mean (standard deviation) over seeds; intervals are 95 %, paired over seeds, by Student's t:
+with three seeds they are wide.
 """
 
 # What the lead tried, and what came of it.  Only facts, with how they were found out.
@@ -155,6 +156,7 @@ def _line(first: str, cells: list[str]) -> str:
 BODIES = {
     "calibrator": "residual 4x3",
     "calibrator lowres": "lowres 4x9",
+    "calibrator lowres 3 blocks": "lowres 4x3",
     "calibrator constant": "constant",
 }
 FULL, LATENCY_GOAL, ACCURACY_GOAL = "calibrator", 1.25, 1.0
@@ -170,30 +172,33 @@ def _bodies(rows: list[Row], latency: dict[str, Any] | None) -> str:
         f"| body (width x blocks) | parameters | DTN | LeNet |{''.join(f' target, {p} |' for p in pairs)}",
         "|---" * (4 + len(pairs)) + "|",
     ]
-    qualified = []
+    fast: dict[str, str] = {}
     for body, cost in latency["bodies"].items():
-        targets = []
-        kept = bool(pairs)
+        targets, gaps = [], []
         for pair in pairs:
             by_name = {row["method"]: row for row in pairs_of(rows)[pair]}
             own, full = (by_name.get(name) for name in (row_of.get(body, ""), FULL))
             gap = against(own, full) if own and full else None
             if own is None or gap is None:
                 targets.append("")
-                kept = False
                 continue
-            kept = kept and gap[0] > -ACCURACY_GOAL
+            gaps.append(gap[0])
             over = "" if own is full else f": {words(*gap)} against {FULL}"
             targets.append(_mean(own["target_after"]) + over)
-        if kept and body != "constant" and cost["dtn"] < LATENCY_GOAL:
-            qualified.append(body)
+        if body != "constant" and cost["dtn"] < LATENCY_GOAL:
+            near = bool(gaps) and min(gaps) > -ACCURACY_GOAL
+            missing = len(gaps) < max(len(pairs), 1)
+            fast[body] = (
+                "accuracy not measured on every pair" if missing else "reached" if near else "less accurate"
+            )
         lines.append(
             _line(body, [f"{cost['parameters']:,}", f"{cost['dtn']:.2f}", f"{cost['lenet']:.2f}", *targets])
         )
-    verdict = f"reached by {', '.join(qualified)}" if qualified else "missed"
+    verdict = "reached" if "reached" in fast.values() else "**missed**"
+    known = "; ".join(f"{body}: {found}" for body, found in fast.items()) or "no body is that fast"
     goal = (
         f"Goal: a body other than the constant under {LATENCY_GOAL} on DTN, less than {ACCURACY_GOAL:g} point of mean "
-        f"target accuracy below `{FULL}` on every pair: **{verdict}**."
+        f"target accuracy below `{FULL}` on every pair: {verdict} ({known})."
     )
     return "\n".join([*lines, "", goal]) + "\n"
 

@@ -12,7 +12,7 @@ CLAIMS = {"usps-mnist": (97.1, 98.3), "mnist-usps": (95.6, 97.1)}
 # Pair: points that the target must gain on average within 20 core-minutes a run.
 FLOORS = {"usps-mnist": 10.0, "mnist-usps": 6.0}
 SOURCE_FLOOR, SOURCE_GOAL = -1.0, -0.5
-FLOOR_SECONDS = 20 * 60
+FLOOR_SECONDS, SEEDS = 20 * 60, 3
 METHOD = "calibrator"
 
 
@@ -92,6 +92,7 @@ def verdicts(pair: str, rows: list[Row]) -> list[str]:
             f"source at most {-SOURCE_FLOOR:g} lower ({change:+.2f})": change >= SOURCE_FLOOR,
             "classifier bit-identical": own["classifier_unchanged"],
             f"20 core-minutes ({longest / 60:.1f})": longest <= FLOOR_SECONDS,
+            f"{SEEDS} seeds ({seeds})": seeds >= SEEDS,
         }
         lines.append(f"Floor: {_judged(tests)}.")
     if pair in CLAIMS:
@@ -133,6 +134,7 @@ def _segmentation_floor(own: Row, before: dict[str, list[float]]) -> str:
         f"mIoU up on the target in each seed ({_list(dusk)})": min(dusk) > 0,
         f"source at most {-SOURCE_FLOOR:g} lower in each ({_list(day)})": min(day) >= SOURCE_FLOOR,
         "classifier bit-identical": own["classifier_unchanged"],
+        f"{SEEDS} seeds ({len(dusk)})": len(dusk) >= SEEDS,
     }
     failed = "" if all(tests.values()) else "  This experiment failed."
     return f"Wanted: {_judged(tests)}.{failed}"

@@ -53,7 +53,9 @@ def test_bodies_of_the_table_are_those_that_the_accuracy_benchmark_trains():
     import calib_latency
     from _calib_page import BODIES
 
-    for row, body in BODIES.items():
+    trained = {row: body for row, body in BODIES.items() if row in calib_accuracy.ROWS}
+    assert {"calibrator", "calibrator lowres", "calibrator constant"} <= trained.keys()
+    for row, body in trained.items():
         config, own = calib_accuracy.configuration("usps-mnist", row), calib_latency.BODIES[body]
         assert config.body == own["body"]
         if body != "constant":

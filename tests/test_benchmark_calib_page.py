@@ -49,7 +49,7 @@ def test_gain_is_paired_and_floor_and_goal_are_judged_from_the_numbers(tmp_path)
     # gains 15, 15.1, 15: mean 15.033, half width 4.303 * 0.0577 / sqrt(3) = 0.143
     assert "+15.03 [+14.89, +15.18] over the classifier alone (a gain, 3 seeds); source -0.50" in text
     assert "Floor: target +10 (+15.03) reached; source at most 1 lower (-0.50) reached; classifier" in text
-    assert "20 core-minutes (5.3) reached." in text
+    assert "20 core-minutes (5.3) reached; 3 seeds (3) reached." in text
     assert (
         "Goal, no GAN images, by `calibrator`: 97.1 (87.03, 10.07 short) **missed**; source at most" in text
     )
@@ -67,6 +67,11 @@ def test_gain_is_paired_and_floor_and_goal_are_judged_from_the_numbers(tmp_path)
         ({"target_after": [79.0, 80.0, 83.0]}, "target +10 (+8.67) **missed**"),
         ({"source_after": [96.0, 95.4, 94.4]}, "source at most 1 lower (-1.23) **missed**"),
         ({"classifier_unchanged": False}, "classifier bit-identical **missed**"),
+        (
+            {name: [50.0] for name in ("source_before", "source_after", "target_before", "target_after")}
+            | {"seeds": [1]},
+            "3 seeds (1) **missed**",
+        ),
         ({"processor_seconds": [300.0, 1300.0, 310.0]}, "20 core-minutes (21.7) **missed**"),
         ({"target_after": [60.0, 70.0, 90.0]}, "(no difference shown, 3 seeds)"),
         ({"target_after": [60.0, 62.0, 64.0]}, "(a loss, 3 seeds)"),
@@ -141,14 +146,19 @@ def test_bodies_join_latency_and_accuracy(tmp_path):
         row("calibrator constant", (85.0, 87.0, 89.0)),
     ]
     text = page(tmp_path, rows, measured)
-    assert "on every pair: **reached by lowres 4x9**" in text
+    assert (
+        "on every pair: reached (lowres 4x9: reached; lowres 4x3: accuracy not measured on every pair)"
+        in text
+    )
     assert "| lowres 4x9 | 1,000 | 1.20 | 2.00 | 86.17 (1.90): -0.83 [" in text
     rows[1]["target_after"] = [83.9, 86.0, 88.0]
-    assert "on every pair: **missed**" in page(tmp_path, rows, measured)
-    bodies["lowres 4x9"]["dtn"] = 1.3
+    assert "on every pair: **missed** (lowres 4x9: less accurate; lowres 4x3" in page(
+        tmp_path, rows, measured
+    )
+    bodies["lowres 4x9"]["dtn"] = bodies["lowres 4x3"]["dtn"] = 1.3
     file.write_text(json.dumps(record))
     rows[1]["target_after"] = [84.2, 86.3, 88.0]
-    assert "on every pair: **missed**" in page(tmp_path, rows, measured)
+    assert "on every pair: **missed** (no body is that fast)" in page(tmp_path, rows, measured)
     file.write_text(json.dumps({**record, "quick": True}))
     assert "Bodies" not in page(tmp_path, rows, measured)
 
