@@ -62,10 +62,30 @@ def train_corsd() -> None:
         raise SystemExit(f"a training step with loss {out.loss.item()} left the net as it was")
 
 
+def adapt_calib() -> None:
+    """Two steps of an adaptation move the calibrator and leave the classifier as it is."""
+    import calib
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    classifier = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    )
+    source, target = [torch.rand(8, 3, 16, 16)], [torch.rand(8, 3, 16, 16) ** 2]
+    model = calib.attach(classifier, calib.Calibrator(channels=3, epsilon=0.1, width=2, blocks=1))
+    report = calib.adapt(model, source, target, steps=2, ema=None, selection="last", device="cpu")
+    model.verify()
+    if not report.classifier_unchanged or torch.equal(model.calibrator(target[0]), target[0]):
+        raise SystemExit("two steps left the calibrator where it was")
+
+
 if __name__ == "__main__":
     name = sys.argv[1]
     check_installed(name)
     check_command(name)
     if name == "corsd":
         train_corsd()
+    if name == "calib":
+        adapt_calib()
     print(f"{name}: fine")

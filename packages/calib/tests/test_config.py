@@ -1,0 +1,49 @@
+"""Presets carry the paper's constants; a command stays small."""
+
+import pytest
+from calib.config import PRESETS, AdaptConfig
+from pydantic import ValidationError
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_whole_and_survive_a_round_trip(name):
+    config = PRESETS[name]()
+    assert AdaptConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("name", "epsilon", "width", "blocks", "patch", "steps", "batch", "rate"),
+    [
+        ("mnist-usps", 0.4, 8, 9, 4, 11_200, 128, 1e-4),
+        ("usps-mnist", 0.9, 4, 9, 8, 2_800, 128, 1e-4),
+        ("svhn-mnist", 0.8, 8, 8, 8, 11_700, 512, 2e-4),
+    ],
+)
+def test_the_papers_constants(name, epsilon, width, blocks, patch, steps, batch, rate):
+    config = PRESETS[name]()
+    assert config.epsilon == epsilon / 2  # of [-1, 1] there, of the value range here
+    assert (config.width, config.blocks, config.patch, config.steps) == (width, blocks, patch, steps)
+    assert (config.batch_size, config.optim.learning_rate, config.classifier) == (batch, rate, "small:dtn")
+    assert config.loss.source == 0.1
+
+
+def test_a_command_has_fifteen_flags_at_most():
+    from typing import get_args
+
+    from tyro.conf import Suppress
+
+    hidden = get_args(Suppress[int])[1]
+    assert sum(hidden not in field.metadata for field in AdaptConfig.model_fields.values()) <= 15
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seeds": []}, "at least one seed"),
+        ({"seeds": [1, 1]}, "none twice"),
+        ({"epsilon": 0}, "greater than 0"),
+    ],
+)
+def test_values_that_cannot_be(values, message):
+    with pytest.raises(ValidationError, match=message):
+        AdaptConfig(**values)

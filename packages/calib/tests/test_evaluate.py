@@ -1,0 +1,80 @@
+"""The four numbers against counting by hand."""
+
+import pytest
+import torch
+from calib.attachment import attach
+from calib.calibrator import Calibrator
+from calib.evaluate import evaluate_classifier, evaluate_segmenter, four_numbers, latency_ratio, scores_of
+from shared_core.data.arrays import ArrayImages
+from shared_core.data.masks import ArrayMasks
+from torch import nn
+
+CPU = torch.device("cpu")
+
+
+class Brightness(nn.Module):
+    """Class 0 for dark images, 1 for bright ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(10.0))
+
+    def forward(self, images):
+        mean = images.flatten(1).mean(1, keepdim=True)
+        return self.gain * torch.cat([0.5 - mean, mean - 0.5], 1)
+
+
+def levels(*values, labels):
+    images = torch.tensor(values, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 8, 8)
+    return ArrayImages(images, torch.tensor(labels))
+
+
+def test_scores_by_hand():
+    found = evaluate_classifier(Brightness(), levels(0, 10, 200, 255, labels=[0, 1, 1, 1]), 3, CPU)
+    assert found["accuracy"] == 75.0
+    assert found["per_class"] == [100.0, 66.67, None]
+    assert found["confusion"] == [[1, 0, 0], [1, 2, 0], [0, 0, 0]]
+    assert sum(map(sum, scores_of(torch.eye(2, dtype=torch.int64))["confusion"])) == 2
+
+
+def test_four_numbers_are_with_and_without_the_calibrator():
+    model = attach(Brightness(), Calibrator(1, 0.5, body="constant"))
+    # Everything is made 0.4 brighter: dark source images turn bright, grey target images are named right.
+    nn.init.constant_(model.calibrator.body.map, float(torch.atanh(torch.tensor(0.8))))
+    source = levels(0, 60, 255, labels=[0, 0, 1])
+    target = levels(0, 60, 100, labels=[0, 1, 1])
+    found = four_numbers(model, source, target, 2, CPU)
+    accuracies = {name: round(scores["accuracy"], 1) for name, scores in found.items()}
+    assert accuracies == {
+        "source_before": 100.0, "source_after": 66.7, "target_before": 33.3, "target_after": 100.0,
+    }  # fmt: skip
+
+
+def test_segmentation_leads_with_miou_and_ignores_what_it_is_told_to():
+    class Threshold(nn.Module):
+        def forward(self, images):
+            return torch.cat([0.5 - images, images - 0.5], 1)
+
+    images = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    images[..., 4:] = 255
+    masks = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    masks[..., 2:] = 1
+    masks[..., 0] = 9
+    found = evaluate_segmenter(Threshold(), ArrayMasks(images, masks, ["a", "b"], ignore=9), 2, CPU, ignore=9)
+    # Class 0: 8 right of 8 labelled and 24 predicted; class 1: 32 right of 48 labelled and 32 predicted.
+    assert found["accuracy"] == pytest.approx(100 * (8 / 24 + 32 / 48) / 2)
+    assert found["pixel_accuracy"] == pytest.approx(100 * 40 / 56)
+
+
+def test_latency_ratio_of_a_real_body_is_above_that_of_none():
+    class Slow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(*[nn.Conv2d(1, 1, 9, padding=4) for _ in range(20)], nn.Flatten())
+
+        def forward(self, images):
+            return self.net(images)
+
+    images = torch.rand(4, 1, 32, 32)
+    heavy = latency_ratio(attach(Slow(), Calibrator(1, 0.2, 8, 9)), images)
+    assert heavy > latency_ratio(attach(Slow(), Calibrator(1, 0.2, body="constant")), images) > 0.5

@@ -1,0 +1,143 @@
+"""A run: one seed, several, resumed; the classifier that it trains can be used again."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from calib import run
+from calib.config import AdaptConfig, LossWeights, Training
+from shared_core.run.config import ConfigError
+from shared_core.run.folder import RunFolderError
+from shared_core.run.result import check_result
+
+TINY = {
+    "classifier": "file", "channels": 3, "steps": 4, "batch_size": 8, "validate_every": 2, "validation_images": 12,
+    "width": 2, "blocks": 1, "device": "cpu", "threads": 1, "log_every": 1,
+}  # fmt: skip
+
+NET = """
+from torch import nn
+def net(num_classes, in_channels):
+    return nn.Sequential(nn.Conv2d(in_channels, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
+                         nn.Linear(4 * 49, num_classes))
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for domain, shift in (("day", 0), ("night", 90)):
+        for split in ("train", "test"):
+            labels = np.arange(24) % 3
+            images = (
+                generator.integers(0, 60, (24, 16, 16, 3)) + 50 * labels[:, None, None, None] + shift // 2
+            )
+            arrays[f"x_{domain}_{split}"], arrays[f"y_{domain}_{split}"] = images.astype(np.uint8), labels
+    np.savez(tmp_path / "data.npz", **arrays)
+    (tmp_path / "net.py").write_text(NET)
+    names = {"source": f"npz:{tmp_path / 'data.npz'}#day", "target": f"npz:{tmp_path / 'data.npz'}#night"}
+    return AdaptConfig(**{**TINY, **names, "classifier": f"{tmp_path / 'net.py'}:net"})
+
+
+def test_one_seed_is_an_ordinary_run_folder(config, tmp_path):
+    result = run.run(config, tmp_path / "run")
+    folder = tmp_path / "run"
+    assert json.loads((folder / "result.json").read_text()) == result
+    check_result(result, run.schema())
+    assert result["classifier_unchanged"] is True
+    wanted = ("config.yaml", "env.json", "metrics.jsonl", "report.html", "adaptation.json", "evaluation.json")
+    assert all((folder / name).is_file() for name in wanted)
+    with pytest.raises(RunFolderError, match="finished run"):
+        run.run(config, folder)
+
+
+def test_several_seeds_are_cells_and_means(config, tmp_path):
+    result = run.run(config.model_copy(update={"seeds": [3, 4]}), tmp_path / "run")
+    cells = [
+        json.loads((tmp_path / "run" / "cells" / f"seed{s}" / "result.json").read_text()) for s in (3, 4)
+    ]
+    assert [cell["seed"] for cell in cells] == [3, 4]
+    assert result["target_after"] == pytest.approx(sum(cell["target_after"] for cell in cells) / 2)
+    assert result["target_after_sd"] >= 0
+    assert result["cells"] == cells
+
+
+def test_baselines_are_rows_that_say_what_they_touch(config, tmp_path):
+    methods = ["moment_matching", "bn_adapt", "dann", "target_supervised"]
+    rows = run.run(config.model_copy(update={"baselines": methods}), tmp_path / "run")["baselines"]
+    touched = ["nothing", "buffers", "new model", "new model"]
+    assert [(row["method"], row["touched"]) for row in rows] == list(zip(methods, touched, strict=True))
+
+
+def test_a_trained_classifier_serves_as_the_weights_of_another_run(config, tmp_path):
+    small = config.model_copy(
+        update={"classifier": "small:lenet", "image_size": 32, "training": Training(epochs=1, batch_size=8)}
+    )
+    first = run.run(small, tmp_path / "first")
+    weights = tmp_path / "first" / "classifier.safetensors"
+    second = run.run(small.model_copy(update={"weights": weights, "seeds": [5]}), tmp_path / "second")
+    assert second["classifier_digest"] == first["classifier_digest"]
+    assert second["target_before"] == first["target_before"]
+    assert not (tmp_path / "second" / "classifier.safetensors").exists()
+
+
+def test_a_classifier_without_gradient_is_adapted_with_pixels_or_through_a_surrogate(config, tmp_path):
+    (tmp_path / "closed.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Closed(nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        with torch.no_grad():\n"
+        "            m = x.mean((1, 2, 3))\n"
+        "            return torch.stack([-m, 0 * m, m], 1)\n"
+        "def net():\n    return Closed()\n"
+    )
+    closed = config.model_copy(update={"classifier": f"{tmp_path / 'closed.py'}:net", "image_size": 32})
+    result = run.run(closed, tmp_path / "pixels")
+    assert result["note"] == "with pixels only: the classifier gives no gradient"
+    assert result["parameter_ratio"] is None
+    result = run.run(closed.model_copy(update={"surrogate_steps": 3}), tmp_path / "surrogate")
+    assert result["note"].startswith("through a surrogate")
+    assert result["classifier_unchanged"] is True
+
+
+def test_released_numbers_before_are_of_the_classifier_as_it_came(config, tmp_path):
+    plain = run.run(config, tmp_path / "plain")
+    released = config.model_copy(update={"compat": "released", "mode": "released"})
+    result = run.run(released, tmp_path / "released")
+    assert result["classifier_unchanged"] is False
+    assert (result["source_before"], result["target_before"]) == (
+        plain["source_before"],
+        plain["target_before"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classifier": "nowhere.onnx"}, "nowhere.onnx"),
+        ({"classifier": "nowhere.py:net"}, "nowhere.py"),
+        ({"source": "npz:nowhere.npz"}, "there is no file nowhere.npz"),
+        ({"device": "cuda:7"}, "device 'cuda:7' is not here"),
+    ],
+)
+def test_what_cannot_work_is_found_before_anything_starts(config, tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        run.run(config.model_copy(update=changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_pixel_or_feature_critic_is_refused(config, tmp_path):
+    with pytest.raises(ValueError, match="there is no critic"):
+        run.run(config.model_copy(update={"loss": LossWeights(pixel=0.0, feature=0.0)}), tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", ["torchvision:resnet18", "timm:vit_tiny_patch16_224"])
+def test_large_classifiers_at_224_pixels_run_and_verify(config, tmp_path, spec):
+    pytest.importorskip("timm")
+    torch.set_num_threads(1)
+    changes = {"classifier": spec, "image_size": 224, "steps": 1, "batch_size": 2, "validation_images": 3}
+    result = run.run(config.model_copy(update={**changes, "normalize": "imagenet"}), tmp_path / "run")
+    assert result["classifier_unchanged"] is True

@@ -1,0 +1,41 @@
+"""Training on the source: it learns, and the same seed gives the same weights."""
+
+import pytest
+import torch
+from calib.supervised import train_classifier
+from shared_core.data.arrays import ArrayImages
+from shared_core.testing import assert_same_state
+from torch import nn
+
+
+def halves(n=24):
+    labels = torch.arange(n) % 2
+    images = torch.zeros(n, 1, 8, 8, dtype=torch.uint8)
+    for label in (0, 1):
+        images[labels == label, :, :, 4 * label : 4 * label + 4] = 255
+    return ArrayImages(images, labels)
+
+
+def trained(seed, epochs=10.0, batch_size=8):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(64, 2)).train()
+    before = torch.get_rng_state()
+    train_classifier(net, halves(), epochs, batch_size, 1e-2, 0.0, seed, torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), before)
+    return net
+
+
+def test_it_learns_and_ends_in_eval_mode():
+    net, data = trained(0), halves()
+    assert not net.training
+    assert torch.equal(net(data.images.float() / 255).argmax(1), data.labels)
+
+
+def test_the_same_seed_gives_the_same_net_and_another_another():
+    assert_same_state(trained(1).state_dict(), trained(1).state_dict())
+    with pytest.raises(AssertionError):
+        assert_same_state(trained(1).state_dict(), trained(2).state_dict())
+
+
+def test_a_batch_larger_than_the_data_is_the_data():
+    trained(0, epochs=1.0, batch_size=500)
