@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from calib.adaptation import AdaptReport, adapt
     from calib.attachment import CalibratedClassifier, ClassifierChangedError, attach
+    from calib.blackbox import distil_surrogate
     from calib.calibrator import Calibrator, value_range_of
+    from calib.classifiers import Normalized, OnnxClassifier, open_classifier
     from calib.critics import FeatureCritic, PixelCritic, PixelwiseFeatureCritic
     from calib.losses import calibrator_loss, critic_loss
     from calib.step import Critics, Weights
@@ -26,6 +28,8 @@ __all__ = [
     "ClassifierChangedError",
     "Critics",
     "FeatureCritic",
+    "Normalized",
+    "OnnxClassifier",
     "PixelCritic",
     "PixelwiseFeatureCritic",
     "Weights",
@@ -33,6 +37,8 @@ __all__ = [
     "attach",
     "calibrator_loss",
     "critic_loss",
+    "distil_surrogate",
+    "open_classifier",
     "value_range_of",
 ]
 
@@ -43,6 +49,10 @@ _HOMES = {
     "CalibratedClassifier": "attachment",
     "ClassifierChangedError": "attachment",
     "attach": "attachment",
+    "distil_surrogate": "blackbox",
+    "Normalized": "classifiers",
+    "OnnxClassifier": "classifiers",
+    "open_classifier": "classifiers",
     "Calibrator": "calibrator",
     "value_range_of": "calibrator",
     "FeatureCritic": "critics",
