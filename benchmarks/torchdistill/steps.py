@@ -10,6 +10,7 @@ import importlib.util
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torchdistill.common.constant import def_logger  # pyright: ignore[reportMissingImports]
@@ -111,7 +112,8 @@ def _now(clock: Callable[[], float], device: torch.device) -> float:
 
 
 def _module(path: str):
-    """corsd.nets without corsd, which this environment does not have."""
+    """corsd.nets without corsd, which this environment does not have; of shared_core its source is enough."""
+    sys.path.append(str(Path(path).parents[3] / "shared-core" / "src"))
     spec = importlib.util.spec_from_file_location("nets", path)
     assert spec
     assert spec.loader

@@ -209,7 +209,7 @@ class Floats(torch.utils.data.Dataset):
 
 
 def test_two_processes_equal_one():
-    one, (first, second) = two_processes(), run_ranks(two_processes, 2, timeout=120)
+    one, (first, second) = two_processes(), run_ranks(two_processes, 2, timeout=120.0)
     for name, value in one.items():
         assert torch.allclose(value, first[name], atol=1e-9), name
         assert torch.equal(first[name], second[name]), name

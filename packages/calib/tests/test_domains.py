@@ -118,7 +118,7 @@ def test_what_is_no_domain_is_named(as_a_user):
 def test_different_ranges_are_detected_and_named():
     images = torch.rand(4, 1, 8, 8)
     images[0, 0, 0, 0], images[0, 0, 0, 1] = 0, 1
-    plain, wide = Calibrator(1, 0.2, 2, 0), Calibrator(1, 0.2, 2, 0, value_range=(-1, 1))
+    plain, wide = Calibrator(1, 0.2, 2, 0), Calibrator(1, 0.2, 2, 0, value_range=(-1.0, 1.0))
     check_ranges(images, images * 0.5, plain)
     with pytest.raises(ValueError, match=r"target images run from 0 to 0\.0039.*different ranges"):
         check_ranges(images, images / 255, plain)

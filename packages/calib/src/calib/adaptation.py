@@ -85,6 +85,7 @@ def adapt(
     schedule: str = "constant",
     weights: Weights | None = None,
     feature: str = "softmax",
+    feature_stride: int = 1,
     critics: Critics | None = None,
     patch: int = 4,
     patches: int = 1,
@@ -115,7 +116,8 @@ def adapt(
         batch_size: images of each domain per step over all processes; a loader has its own.
         schedule: of both learning rates, "constant" (the paper's) or "cosine" down to 0.
         weights: of the loss, see :class:`calib.step.Weights`; feature=0 needs no gradient of the classifier.
-        feature: what the feature critic sees: "softmax", "logits" or "layer:NAME".
+        feature: what the feature critic sees: "softmax", "logits" or "layer:NAME"; of feature maps every
+            `feature_stride`-th pixel of every `feature_stride`-th row.
         critics: your own; default: a pixel critic on `patches` patches of `patch` by `patch` pixels a step, and a
             feature critic that fits the features (per pixel where they are maps).
         ema: decay of the averaged calibrator that is validated and kept; None keeps the trained one itself.
@@ -156,7 +158,7 @@ def adapt(
     if selection == "oracle" and samples[1].labels is None:
         raise ValueError("selection is 'oracle', but the target has no labels: choose one without labels")
     needed = weights.feature > 0 if critics is None else critics.feature is not None
-    features = Features(model.classifier, feature) if needed else None
+    features = Features(model.classifier, feature, feature_stride) if needed else None
     example = probe(model, features, samples[0].pixels[:2].to(on)) if features else None
 
     with ExitStack() as open_things:

@@ -115,10 +115,15 @@ def attach(
 
 
 class Features:
-    """What the feature critic sees of the classifier: "softmax" (default), "logits" or "layer:NAME"."""
+    """What the feature critic sees of the classifier: "softmax" (default), "logits" or "layer:NAME".
 
-    def __init__(self, classifier: nn.Module, kind: str = "softmax") -> None:
-        self.classifier, self.kind = classifier, kind
+    Of feature maps (a segmentation net's scores) it sees every `stride`-th pixel of every `stride`-th row.
+    """
+
+    def __init__(self, classifier: nn.Module, kind: str = "softmax", stride: int = 1) -> None:
+        if stride < 1:
+            raise ValueError(f"stride is {stride}; it counts from 1")
+        self.classifier, self.kind, self.stride = classifier, kind, stride
         layer = kind.removeprefix("layer:")
         if kind not in ("softmax", "logits") and layer == kind:
             raise ValueError(f"feature is {kind!r}; choose softmax, logits or layer:NAME")
@@ -126,6 +131,10 @@ class Features:
 
     def __call__(self, images: Float[Tensor, "batch channels height width"]) -> Tensor:
         """Features of a batch, with gradient to the images."""
+        features = self._whole(images)
+        return features[..., :: self.stride, :: self.stride] if features.dim() == 4 else features
+
+    def _whole(self, images: Tensor) -> Tensor:
         if self._capture is not None:
             with self._capture:
                 self.classifier(images)

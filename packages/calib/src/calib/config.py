@@ -112,6 +112,9 @@ class AdaptConfig(Config):
     blocks: Suppress[int] = Field(9, ge=0)
     mode: Suppress[Literal["signed", "positive", "released"]] = "signed"
     feature: Suppress[str] = Field("softmax", description="softmax | logits | layer:NAME")
+    feature_stride: Suppress[int] = Field(
+        1, ge=1, description="Of score maps the feature critic sees every n-th pixel of every n-th row."
+    )
     patch: Suppress[int] = Field(4, ge=1)
     patches: Suppress[int] = Field(1, ge=1)
     ema: Suppress[float | None] = Field(0.99, gt=0, lt=1)
@@ -233,8 +236,9 @@ def camvid_day_dusk() -> AdaptConfig:
         batch_size=4,
         patch=8,
         patches=4,
-        loss=LossWeights(source=0.2),
-        optim=Optim(learning_rate=5e-4),
+        feature_stride=4,
+        loss=LossWeights(source=1.0),
+        optim=Optim(learning_rate=5e-4, schedule="cosine"),
         training=Training(epochs=35, batch_size=8),
         validate_every=50,
         validation_images=40,

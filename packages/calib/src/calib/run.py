@@ -269,6 +269,7 @@ def adapt_model(
         schedule=o.schedule,
         weights=weights,
         feature=config.feature,
+        feature_stride=config.feature_stride,
         patch=config.patch,
         patches=config.patches,
         ema=config.ema,
