@@ -108,6 +108,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Accuracy of the calibrator and of what else one could do.")
     parser.add_argument("stage", nargs="?", choices=["run", "table"], default="table")
     parser.add_argument("--pair", choices=list(PAIRS), help="one pair only")
+    parser.add_argument("--row", choices=list(ROWS), help="one row only")
     parser.add_argument("--tier", type=int, choices=[1, 2, 3], default=1, help="how many of the rows")
     parser.add_argument("--jobs", type=int, default=1, help="processes that share the cells")
     parser.add_argument("--quick", action="store_true", help="tiny cells on digits")
@@ -117,7 +118,8 @@ def main(arguments: list[str]) -> int:
         rows = quick()
     else:
         if options.stage == "run":
-            share(cells([options.pair] if options.pair else list(PAIRS), options.tier), options.jobs)
+            todo = cells([options.pair] if options.pair else list(PAIRS), 3 if options.row else options.tier)
+            share([cell for cell in todo if options.row in (None, cell[1])], options.jobs)
         rows = table()
     if options.out:
         write_json(options.out, {"rows": rows})

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 from shared_core.run.config import (
@@ -66,6 +66,7 @@ def test_defaults_then_file_then_flags(tmp_path):
         optim=st.builds(Optim, lr=st.floats(1e-300, 1e300), decay=st.floats(allow_nan=False)),
     )
 )
+@example(Train(name="one\x85line\u2028and\u2029more"))
 @settings(max_examples=60, deadline=None)
 def test_what_is_saved_is_what_is_loaded(tmp_path_factory, config):
     path = tmp_path_factory.mktemp("c") / "config.yaml"

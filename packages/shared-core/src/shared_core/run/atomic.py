@@ -36,6 +36,17 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def write_yaml(path: str | os.PathLike[str], values: Any) -> None:
+    """Plain values as YAML, in their order; `yaml.safe_load` gives them back."""
+    import yaml
+
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    if set(text) & set("\x85\u2028\u2029"):
+        # YAML takes these for ends of lines: written as they are they would come back as others.
+        text = yaml.safe_dump(values, sort_keys=False)
+    write_text(path, text)
+
+
 def sync_folder(folder: str | os.PathLike[str]) -> None:
     """Makes renames inside `folder` survive a loss of power, where the system lets a folder be opened."""
     try:

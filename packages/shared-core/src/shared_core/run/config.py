@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import pydantic
 import yaml
 
-from shared_core.run.atomic import write_text
+from shared_core.run.atomic import write_yaml
 
 
 class Config(pydantic.BaseModel):
@@ -64,7 +64,7 @@ def load_yaml(cls: type[C], path: str | os.PathLike[str], default: C | None = No
 
 def save_yaml(config: pydantic.BaseModel, path: str | os.PathLike[str]) -> None:
     """Writes all values, also the defaults, so that the file repeats the run after defaults change."""
-    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    write_yaml(path, config.model_dump(mode="json"))
 
 
 def parse_config(cls: type[C], arguments: Sequence[str], prog: str, default: C | None = None) -> C:

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import yaml
 
-from shared_core.run.atomic import write_json, write_text
+from shared_core.run.atomic import write_json, write_yaml
 
 __all__ = ["RunFolder", "RunFolderError", "write_json"]
 
@@ -52,7 +52,7 @@ class RunFolder:
             if self.config.exists():
                 self._check_earlier(values, resume, ignore)
             else:
-                write_text(self.config, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+                write_yaml(self.config, values)
             self._write_environment()
         except BaseException:
             self.close()
