@@ -48,7 +48,7 @@ def test_gain_is_paired_and_floor_and_goal_are_judged_from_the_numbers(tmp_path)
     text = page(tmp_path, [row("calibrator", (85.0, 87.1, 89.0)), moments, dann])
     # gains 15, 15.1, 15: mean 15.033, half width 4.303 * 0.0577 / sqrt(3) = 0.143
     assert "+15.03 [+14.89, +15.18] over the classifier alone (a gain, 3 seeds); source -0.50" in text
-    assert "Floor: target +10 (+15.03) reached; source at most 1 lower (-0.50) reached; classifier" in text
+    assert "Floor, `calibrator`: target +10 (+15.03) reached; source at most 1 lower (-0.50) reached;" in text
     assert "20 core-minutes (5.3) reached; 3 seeds (3) reached." in text
     assert (
         "Goal, no GAN images, by `calibrator`: 97.1 (87.03, 10.07 short) **missed**; source at most" in text
