@@ -185,7 +185,7 @@ def work(todo: list[tuple[str, str, int]]) -> None:
 
 def run_cell(pair: str, row: str, seed: int, folder: Path) -> dict[str, Any]:
     """One row of one pair with one seed, from the pair's source classifier of that seed."""
-    from calib import run
+    from calib import comparison, run
     from calib.data import open_domains
     from calib.evaluate import evaluate_classifier
 
@@ -219,7 +219,7 @@ def run_cell(pair: str, row: str, seed: int, folder: Path) -> dict[str, Any]:
         own = {name: result[name] for name in names} | {"per_class": per_class}
     else:
         classifier = run.build_classifier(config, domains)
-        (found,) = run.baseline_rows(config, classifier, domains, seed, cpu)
+        (found,) = comparison.baseline_rows(config, classifier, domains, seed, cpu)
         before = {
             f"{name}_before": evaluate_classifier(classifier.eval(), data, domains.num_classes, cpu)[
                 "accuracy"

@@ -29,7 +29,7 @@ import torch
 from _environment import failure, install
 from _figures import options, write
 from _race import race
-from calib import nets, run
+from calib import comparison, nets, run
 from calib.attachment import Features, attach
 from calib.baselines.alignment import domain_critic, domain_loss, reversal_schedule, reverse_gradient
 from calib.baselines.form import FeatureNet, Settings, batches, pixels
@@ -133,7 +133,7 @@ def opened(quick: bool, seed: int) -> tuple[AdaptConfig, nn.Module, Data]:
         weights = calib_accuracy.source_classifier(PAIR, config, domains, seed)
         config = config.model_copy(update={"weights": weights})
     source, target, test = (
-        (run.all_images(part), run.labels_in(part))
+        (comparison.all_images(part), comparison.labels_in(part))
         for part in (domains.source_train, domains.target_train, domains.target_test)
     )
     return config, run.build_classifier(config, domains).eval(), Data(*source, target[0], *test)

@@ -28,7 +28,7 @@ from shared_core.run.folder import RunFolder
 from shared_core.run.guard import FiniteGuard
 from shared_core.run.metrics import MetricsLog, cut_back
 from shared_core.run.stop import StopFlag
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -36,15 +36,15 @@ from tqdm.auto import tqdm
 from calib import validators
 from calib.attachment import CalibratedClassifier, Features, drifting, probe
 from calib.calibrator import EPSILON_UNIT
-from calib.critics import FeatureCritic, Patch, PixelCritic, PixelwiseFeatureCritic, draw_patch
-from calib.domains import Domain, Images, check_ranges
+from calib.critics import Patch, draw_patch
+from calib.domains import Domain, check_ranges
 from calib.selection import Selection
-from calib.step import Batch, Critics, Game, Weights
+from calib.step import Batch, Critics, Game, Weights, default_critics
+from calib.validation import VALIDATION_BATCH, measure
 
 PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 TABLE_LIMIT = 2**27
 """Clean features are kept in a table up to this many numbers (512 MB)."""
-VALIDATION_BATCH = 200
 
 
 @dataclass(frozen=True)
@@ -334,73 +334,6 @@ def adapt(
         accelerator.wait_for_everyone()
         accelerator.free_memory()
     return report
-
-
-def default_critics(channels: int, patch: int, example: Tensor | None, weights: Weights) -> Critics:
-    """A pixel critic, and a feature critic for features like `example`; a weight of 0 leaves its critic out."""
-    pixel = PixelCritic(channels, patch) if weights.pixel > 0 else None
-    if example is None or weights.feature == 0:
-        return Critics(pixel, None)
-    if example.dim() == 4:
-        return Critics(pixel, PixelwiseFeatureCritic(example.shape[1]))
-    return Critics(pixel, FeatureCritic(example[0].numel()))
-
-
-@torch.no_grad()
-def measure(
-    model: CalibratedClassifier,
-    calibrator: nn.Module,
-    critics: Critics,
-    features: Features | None,
-    samples: list[Images],
-    device: torch.device,
-    patch: int,
-    seed: int,
-    oracle: bool = False,
-) -> dict[str, float]:
-    """The validators of `calibrator` on both samples; `oracle` adds target accuracy, which looks at its labels."""
-    modes = [(net, net.training) for net in (calibrator, critics, model.classifier)]
-    for net, _ in modes:
-        net.eval()
-    source, target = samples
-
-    def answers(images: Tensor, change: nn.Module) -> Tensor:
-        parts = images.split(VALIDATION_BATCH)
-        return torch.cat([_rows(model.classifier(change(part.to(device))).float().cpu()) for part in parts])
-
-    logits, spared = answers(target.pixels, calibrator), answers(source.pixels, calibrator)
-    labels = source.labels
-    reference = answers(source.pixels, nn.Identity()).argmax(1) if labels is None else _rows(labels)
-    found = {
-        "information": validators.information(logits),
-        "entropy": validators.entropy(logits),
-        "neighbourhood": validators.neighbourhood(logits[:2000]),
-        "source_kept": validators.source_kept(spared, reference),
-    }
-    # How often the critics are taken in, over the sample's first images.
-    judged = calibrator(target.pixels[:VALIDATION_BATCH].to(device))
-    verdicts = []
-    if critics.pixel is not None:
-        height, width = judged.shape[2:]
-        draw = draw_patch(height, width, critics.pixel.patch, seed, 0, patches=4)
-        verdicts.append(critics.pixel(judged, draw))
-    if critics.feature is not None and features is not None:
-        verdict = critics.feature(features(judged))
-        verdicts.append(verdict.flatten(2).mean(2) if verdict.dim() == 4 else verdict)
-    found["confusion"] = torch.stack([validators.confusion(verdict) for verdict in verdicts]).mean()
-    if oracle:
-        assert target.labels is not None
-        found["oracle"] = validators.source_kept(logits, _rows(target.labels))
-    for net, training in modes:
-        net.train(training)
-    return {name: float(value) for name, value in found.items()}
-
-
-def _rows(values: Tensor) -> Tensor:
-    """Logits and labels as they are; of maps every fourth pixel of every fourth row, a row each."""
-    if values.dim() == 4:
-        return values[:, :, ::4, ::4].permute(0, 2, 3, 1).flatten(0, 2)
-    return values[:, ::4, ::4].flatten() if values.dim() == 3 else values
 
 
 def _pays(domain: Domain, example: Tensor, images: int) -> bool:

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from shared_core.run.axes import class_ticks, legend_beside, plain_axes, side_by_side
 
 INK, QUIET, BEFORE, AFTER = "#22262b", "#8b9199", "#c0603a", "#2b5f75"
 COLOURS = (AFTER, BEFORE, "#7a9a3c", "#8a6bb0", "#c49a2c", "#4f9ea0", "#b05b86", "#6b7078")
@@ -17,7 +17,7 @@ Values = Any
 
 def four_numbers(numbers: Mapping[str, tuple[float, float]], measure: str) -> Figure:
     """An arrow per domain from the score without to the score with the calibrator, both in percent."""
-    figure, (axes,) = _panels(1, 7.6, 0.9 + 0.55 * len(numbers))
+    figure, (axes,) = side_by_side(1, 7.6, 0.9 + 0.55 * len(numbers))
     for row, (before, after) in enumerate(numbers.values()):
         axes.plot([before, after], [row, row], color=QUIET, linewidth=1.5, zorder=1)
         axes.plot(before, row, "o", color=BEFORE, markersize=9, label="without" if row == 0 else None)
@@ -35,7 +35,7 @@ def per_class(
     domains: Mapping[str, tuple[Values, Values]], class_names: Sequence[str], measure: str
 ) -> Figure:
     """Score of every class without and with the calibrator, a panel per domain; gaps where there is no image."""
-    figure, panels = _panels(len(domains), 7.6, 3.0, sharey=True)
+    figure, panels = side_by_side(len(domains), 7.6, 3.0, sharey=True)
     places = np.arange(len(class_names))
     for axes, (name, (before, after)) in zip(panels, domains.items(), strict=True):
         before, after = (np.array(v, dtype=float) for v in (before, after))
@@ -44,15 +44,15 @@ def per_class(
         axes.plot(places, before, "o", color=BEFORE, markersize=size, label="without")
         axes.plot(places, after, "o", color=AFTER, markersize=size, label="with")
         axes.set_title(name, fontsize=10)
-        _class_ticks(axes, class_names, y=False)
+        class_ticks(axes, class_names, y=False)
     panels[0].set_ylabel(f"{measure} (%)")
-    _legend(panels[-1])
+    legend_beside(panels[-1])
     return figure
 
 
 def confusion(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) -> Figure:
     """True class by row, predicted class by column, in percent of the row; a panel per matrix."""
-    figure, panels = _panels(len(matrices), 4.4 * len(matrices) + 0.4, 4.2, grid=False)
+    figure, panels = side_by_side(len(matrices), 4.4 * len(matrices) + 0.4, 4.2, grid=False)
     pictures = []
     for axes, (name, counts) in zip(panels, matrices.items(), strict=True):
         percent = 100 * counts / counts.sum(1, keepdims=True).clip(1)
@@ -62,7 +62,7 @@ def confusion(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) ->
                 if value >= 0.5:
                     colour = "white" if value > 55 else INK
                     axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=7)
-        _class_ticks(axes, class_names)
+        class_ticks(axes, class_names)
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("predicted class")
     panels[0].set_ylabel("true class")
@@ -73,7 +73,7 @@ def confusion(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) ->
 
 def losses(steps: Values, critics: Mapping[str, Values], calibrator: Mapping[str, Values]) -> Figure:
     """The critics' losses, with what guessing costs them, and the calibrator's, over steps."""
-    figure, (left, right) = _panels(2, 7.6, 2.9)
+    figure, (left, right) = side_by_side(2, 7.6, 2.9)
     for axes, lines, title in ((left, critics, "critics"), (right, calibrator, "calibrator")):
         for number, (name, values) in enumerate(lines.items()):
             axes.plot(steps, values, color=COLOURS[number], linewidth=1.4, label=name)
@@ -97,7 +97,7 @@ def validators(seeds: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(7.6, 2.1 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten()
     for axes, name in zip(panels, names, strict=False):
-        _plain(axes)
+        plain_axes(axes)
         for number, seed in enumerate(seeds):
             colour = COLOURS[number % len(COLOURS)]
             axes.plot(seed["steps"], seed["values"][name], color=colour, linewidth=1.3)
@@ -114,18 +114,18 @@ def validators(seeds: Sequence[Mapping[str, Any]]) -> Figure:
 
 def epsilon_curve(epsilons: Values, scores: Mapping[str, Values], measure: str) -> Figure:
     """Score against the bound to which the correction is cut back, a line per domain."""
-    figure, (axes,) = _panels(1, 7.6, 3.2)
+    figure, (axes,) = side_by_side(1, 7.6, 3.2)
     for number, (name, values) in enumerate(scores.items()):
         axes.plot(epsilons, values, "o-", color=COLOURS[number], markersize=4, label=name)
     axes.set_xlabel("largest allowed correction (share of the value range)")
     axes.set_ylabel(f"{measure} (%)")
-    _legend(axes)
+    legend_beside(axes)
     return figure
 
 
 def spectra(curves: Mapping[str, Values]) -> Figure:
     """Mean log amplitude by frequency, as it is and as the difference to the first curve."""
-    figure, (left, right) = _panels(2, 7.6, 2.9)
+    figure, (left, right) = side_by_side(2, 7.6, 2.9)
     first = np.asarray(next(iter(curves.values())))
     frequency = np.linspace(0, 0.5, len(first))
     for number, (name, values) in enumerate(curves.items()):
@@ -135,13 +135,13 @@ def spectra(curves: Mapping[str, Values]) -> Figure:
     right.set_ylabel(f"less that of {next(iter(curves))}")
     for axes in (left, right):
         axes.set_xlabel("cycles per pixel")
-    _legend(right)
+    legend_beside(right)
     return figure
 
 
 def seeds_dots(gains: Mapping[str, Values]) -> Figure:
     """A row per domain, a dot per seed for what the calibrator changed, a stroke at the mean."""
-    figure, (axes,) = _panels(1, 7.6, 0.9 + 0.5 * len(gains))
+    figure, (axes,) = side_by_side(1, 7.6, 0.9 + 0.5 * len(gains))
     for row, values in enumerate(gains.values()):
         axes.plot(values, [row] * len(values), "o", color=AFTER, alpha=0.75, markersize=7, mec="white")
         axes.plot([np.mean(values)] * 2, [row - 0.28, row + 0.28], color=INK, linewidth=2)
@@ -172,34 +172,3 @@ def palette(count: int) -> np.ndarray:
     order = [*range(0, 20, 2), *range(1, 20, 2)]
     colours = [colormaps["tab20"](order[k % 20])[:3] for k in range(count)]
     return np.round(255 * np.array(colours)).astype(np.uint8)
-
-
-def _panels(
-    count: int, width: float, height: float, sharey: bool = False, grid: bool = True
-) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    panels = list(figure.subplots(1, count, squeeze=False, sharey=sharey)[0])
-    for axes in panels:
-        _plain(axes, grid)
-    return figure, panels
-
-
-def _plain(axes: Axes, grid: bool = True) -> None:
-    if grid:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#e3e0da", linewidth=0.7)
-        axes.set_axisbelow(True)
-
-
-def _legend(axes: Axes) -> None:
-    """Beside the axes, where it covers nothing."""
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9)
-
-
-def _class_ticks(axes: Axes, names: Sequence[str], y: bool = True) -> None:
-    if len(names) > 25:
-        return
-    turned = 90 if max(map(len, names)) > 2 else 0
-    axes.set_xticks(range(len(names)), names, rotation=turned, fontsize=8)
-    if y:
-        axes.set_yticks(range(len(names)), names, fontsize=8)

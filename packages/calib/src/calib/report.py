@@ -1,15 +1,22 @@
 """report.html of a run: the four numbers, what the correction looks like, how it came about."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from markupsafe import Markup
 from shared_core.run.device import choose_device
 from shared_core.run.folder import RunFolder
-from shared_core.run.report import cards, figure, heading, table, text, write_report
+from shared_core.run.report import (
+    cards,
+    duration,
+    figure,
+    heading,
+    settings,
+    table,
+    text,
+    write_report,
+)
 
 from calib import figures, report_analysis, report_images, report_training
 from calib.samples import sample
@@ -37,10 +44,10 @@ def report(run: Path) -> Path:
         *report_images.classes(evaluations, result["measure"]),
         *report_training.training([cell for _, cell in cells], result["selection"]),
         *report_analysis.analysis(run),
-        *_settings(folder, result),
+        *settings(folder),
     ]
     seconds = sum(cell["seconds"] for cell, _ in cells)
-    subtitle = f"{result['classifier']}, frozen, behind a calibrator; the run took {_duration(seconds)}"
+    subtitle = f"{result['classifier']}, frozen, behind a calibrator; the run took {duration(seconds)}"
     if result["oracle"]:
         subtitle = f"ORACLE selection. {subtitle}"
     if result["compat"] == "released":
@@ -185,37 +192,6 @@ def _pictures(cell: Path) -> list[Markup]:
     ]
 
 
-def _settings(folder: RunFolder, result: dict[str, Any]) -> list[Markup]:
-    config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-    environment = read_json(folder.environment)
-    packages = environment.pop("packages")
-    flat = dict(_flat(config))
-    return [
-        heading("Settings and environment"),
-        table([{"setting": name, "value": _shown(value)} for name, value in flat.items()], "config.yaml"),
-        table([{"what": n, "value": _shown(v)} for n, v in {**environment, **packages}.items()], "env.json"),
-    ]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {entry}" for name, entry in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
 def _percent(result: dict[str, Any], name: str) -> str:
     spread = result.get(f"{name}_sd")
     return f"{result[name]:.2f} %" if spread is None else f"{result[name]:.2f} ± {spread:.2f} %"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"

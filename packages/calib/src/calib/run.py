@@ -18,7 +18,6 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from shared_core.data.arrays import ArrayImages
 from shared_core.data.augment import to_float
 from shared_core.data.loader import test_loader
 from shared_core.data.masks import ArrayMasks
@@ -36,13 +35,13 @@ from torch.utils.data import Dataset
 
 from calib.adaptation import adapt
 from calib.attachment import CalibratedClassifier, attach
-from calib.baselines import METHODS, Labelled, NotApplicableError, Settings, target_supervised
 from calib.blackbox import distil_surrogate, gives_gradient
 from calib.calibrator import EPSILON_UNIT, Calibrator
 from calib.classifiers import Normalized, open_classifier
+from calib.comparison import all_images, baseline_rows
 from calib.config import AdaptConfig
 from calib.data import Domains, normalization, open_domains
-from calib.evaluate import both_domains, evaluate_classifier, four_numbers, latency_ratio
+from calib.evaluate import both_domains, four_numbers, latency_ratio
 from calib.segmentation import SegmenterSettings, tiny_segmenter, train_segmenter
 from calib.step import Weights
 from calib.supervised import train_classifier
@@ -291,52 +290,6 @@ def adapt_model(
         config={**config.model_dump(mode="json"), "seeds": [seed]},
     )
     return note
-
-
-def baseline_rows(
-    config: AdaptConfig, classifier: nn.Module, domains: Domains, seed: int, device: torch.device
-) -> list[dict[str, Any]]:
-    """A row for each baseline: both accuracies, and what of the classifier it touches."""
-    if not config.baselines:
-        return []
-    source = Labelled(all_images(domains.source_train), labels_in(domains.source_train))
-    target = all_images(domains.target_train)
-    settings = Settings(steps=config.steps, batch_size=config.batch_size, epsilon=config.epsilon)
-    rows: list[dict[str, Any]] = []
-    for name in config.baselines:
-        begun = time.perf_counter()
-        try:
-            if name == "target_supervised":
-                bound = Labelled(target, labels_in(domains.target_train))
-                adapted = target_supervised(classifier, bound, settings, seed)
-            else:
-                adapted = METHODS[name](classifier, source, target, settings, seed)
-        except NotApplicableError as error:
-            rows.append({"method": name, "not_applicable": str(error)})
-            continue
-        scores = {
-            f"{domain}_after": evaluate_classifier(adapted.predict, data, domains.num_classes, device)[
-                "accuracy"
-            ]
-            for domain, data in (("source", domains.source_test), ("target", domains.target_test))
-        }
-        seconds = time.perf_counter() - begun
-        rows.append({"method": name, **scores, "touched": adapted.touched, "seconds": seconds})
-    return rows
-
-
-def all_images(dataset: Dataset) -> torch.Tensor:
-    """All images of a data set, as bytes; of one in memory without a copy."""
-    if isinstance(dataset, ArrayImages):
-        return dataset.images
-    return torch.cat([images for images, _ in test_loader(dataset, 500)])
-
-
-def labels_in(dataset: Dataset) -> torch.Tensor:
-    """All labels of a data set, in the order of `all_images`."""
-    if isinstance(dataset, ArrayImages):
-        return dataset.labels
-    return torch.cat([labels for _, labels in test_loader(dataset, 500)])
 
 
 def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -46,6 +46,16 @@ class Critics(nn.Module):
         self.pixel, self.feature = pixel, feature
 
 
+def default_critics(channels: int, patch: int, example: Tensor | None, weights: Weights) -> Critics:
+    """A pixel critic, and a feature critic for features like `example`; a weight of 0 leaves its critic out."""
+    pixel = PixelCritic(channels, patch) if weights.pixel > 0 else None
+    if example is None or weights.feature == 0:
+        return Critics(pixel, None)
+    if example.dim() == 4:
+        return Critics(pixel, PixelwiseFeatureCritic(example.shape[1]))
+    return Critics(pixel, FeatureCritic(example[0].numel()))
+
+
 class Batch(NamedTuple):
     """Images of both domains and the classifier's features of them (None without a feature critic)."""
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from shared_core.run.axes import class_ticks, legend_beside, plain_axes, side_by_side
 
 INK, QUIET, OWN, OTHER = "#22262b", "#8b9199", "#2b5f75", "#c0603a"
 COLOURS = (OWN, OTHER, "#7a9a3c", "#8a6bb0", "#c49a2c", "#4f9ea0", "#b05b86", "#6b7078", "#3f6fc0", "#93563a")
@@ -14,7 +14,7 @@ Values = Any
 
 def seeds_dots(accuracy: Mapping[str, Values]) -> Figure:
     """A row per method with a dot per seed and a stroke at the mean; the first is the method in question."""
-    figure, (axes,) = _panels(1, 7.6, 0.9 + 0.42 * len(accuracy))
+    figure, (axes,) = side_by_side(1, 7.6, 0.9 + 0.42 * len(accuracy))
     for row, values in enumerate(accuracy.values()):
         colour = OWN if row == 0 else QUIET
         axes.plot(values, [row] * len(values), "o", color=colour, alpha=0.75, markersize=7, mec="white")
@@ -31,33 +31,33 @@ def seeds_dots(accuracy: Mapping[str, Values]) -> Figure:
 
 def curves(lines: Mapping[str, tuple[Values, Values]], ylabel: str, log: bool = False) -> Figure:
     """Named lines of (images seen, value), with the names beside the axes."""
-    figure, (axes,) = _panels(1, 7.6, 3.6)
+    figure, (axes,) = side_by_side(1, 7.6, 3.6)
     for number, (name, (x, y)) in enumerate(lines.items()):
         axes.plot(x, y, color=COLOURS[number % len(COLOURS)], label=name, linewidth=1.6)
     if log:
         axes.set_yscale("log")
     axes.set_ylabel(ylabel)
     axes.set_xlabel("images seen")
-    _legend(axes)
+    legend_beside(axes)
     return figure
 
 
 def shares(images: Values, parts: Mapping[str, Values]) -> Figure:
     """How the parts of the loss divide the gradient, as a filled stack from 0 to 100 %."""
-    figure, (axes,) = _panels(1, 7.6, 3.2)
+    figure, (axes,) = side_by_side(1, 7.6, 3.2)
     values = [100 * np.asarray(parts[name]) for name in parts]
     axes.stackplot(images, values, labels=list(parts), colors=COLOURS[: len(parts)], linewidth=0)
     axes.set_ylim(0, 100)
     axes.set_xlim(min(images), max(images))
     axes.set_ylabel("share of the gradient's norm (%)")
     axes.set_xlabel("images seen")
-    _legend(axes, reverse=True)
+    legend_beside(axes, reverse=True)
     return figure
 
 
 def relations(images: Values, stages: Mapping[str, Sequence[Mapping[str, Values]]]) -> Figure:
     """For each stage the relations of same-class and of other-class pairs; a thin line per seed."""
-    figure, panels = _panels(len(stages), 2.5 * len(stages) + 0.6, 2.6, sharey=True)
+    figure, panels = side_by_side(len(stages), 2.5 * len(stages) + 0.6, 2.6, sharey=True)
     for axes, (name, seeds) in zip(panels, stages.items(), strict=True):
         for kind, colour in (("same", OWN), ("other", OTHER)):
             for seed in seeds:
@@ -69,19 +69,19 @@ def relations(images: Values, stages: Mapping[str, Sequence[Mapping[str, Values]
         axes.set_xlabel("images seen")
         axes.locator_params(axis="x", nbins=4)
     panels[0].set_ylabel("relation (0 alike, 1 unlike)")
-    _legend(panels[-1])
+    legend_beside(panels[-1])
     return figure
 
 
 def matrices(stages: Mapping[str, np.ndarray], class_names: Sequence[str]) -> Figure:
     """The mean relation between all pairs of classes, one picture per stage, all on one scale."""
-    figure, panels = _panels(len(stages), 2.6 * len(stages) + 0.8, 2.9, grid=False)
+    figure, panels = side_by_side(len(stages), 2.6 * len(stages) + 0.8, 2.9, grid=False)
     pictures = []
     for axes, (name, values) in zip(panels, stages.items(), strict=True):
         pictures.append(axes.imshow(values, vmin=0, vmax=1, cmap="viridis"))
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("class of the second image")
-        _class_ticks(axes, class_names)
+        class_ticks(axes, class_names)
     panels[0].set_ylabel("class of the first image")
     bar = figure.colorbar(pictures[0], ax=panels, fraction=0.03, pad=0.02)
     bar.set_label("relation (0 alike, 1 unlike)")
@@ -90,7 +90,7 @@ def matrices(stages: Mapping[str, np.ndarray], class_names: Sequence[str]) -> Fi
 
 def per_class(accuracy: Mapping[str, Values], class_names: Sequence[str]) -> Figure:
     """Accuracy of every class; with many classes in order of the first method's accuracy."""
-    figure, (axes,) = _panels(1, 7.6, 3.2)
+    figure, (axes,) = side_by_side(1, 7.6, 3.2)
     order = np.arange(len(class_names))
     if len(order) > 25:
         order = np.argsort(next(iter(accuracy.values())))
@@ -101,18 +101,18 @@ def per_class(accuracy: Mapping[str, Values], class_names: Sequence[str]) -> Fig
             np.arange(len(order)), np.asarray(values)[order], color=colour, label=name, alpha=0.85, **marker
         )
     if len(order) <= 25:
-        _class_ticks(axes, class_names, y=False)
+        class_ticks(axes, class_names, y=False)
         axes.set_xlabel("class")
     else:
         axes.set_xlabel("classes, from the hardest to the easiest")
     axes.set_ylabel("accuracy (%)")
-    _legend(axes)
+    legend_beside(axes)
     return figure
 
 
 def confusion(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     """True class by row, predicted class by column, in percent of the row."""
-    figure, (axes,) = _panels(1, 5.4, 4.6, grid=False)
+    figure, (axes,) = side_by_side(1, 5.4, 4.6, grid=False)
     percent = 100 * counts / counts.sum(1, keepdims=True).clip(1)
     picture = axes.imshow(percent, vmin=0, vmax=100, cmap="Blues")
     if len(counts) <= 15:
@@ -120,7 +120,7 @@ def confusion(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
             if value >= 0.5:
                 colour = "white" if value > 55 else INK
                 axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
-    _class_ticks(axes, class_names)
+    class_ticks(axes, class_names)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.03).set_label("% of the true class")
@@ -147,14 +147,14 @@ def reliability(nets: Mapping[str, tuple[np.ndarray, np.ndarray]], bins: int = 1
     lower.set_ylabel("images (%)")
     lower.set_xlabel("confidence (%)")
     for axes in (upper, lower):
-        _plain(axes)
-    _legend(upper)
+        plain_axes(axes)
+    legend_beside(upper)
     return figure
 
 
 def noise(accuracy: Mapping[str, Mapping[float, Values]]) -> Figure:
     """Accuracy against the strength of the noise, the mean over seeds, with a dot per seed."""
-    figure, (axes,) = _panels(1, 7.6, 3.2)
+    figure, (axes,) = side_by_side(1, 7.6, 3.2)
     for number, (name, levels) in enumerate(accuracy.items()):
         x = sorted(levels)
         colour = COLOURS[number % len(COLOURS)]
@@ -163,7 +163,7 @@ def noise(accuracy: Mapping[str, Mapping[float, Values]]) -> Figure:
             axes.plot([sigma] * len(levels[sigma]), levels[sigma], "o", color=colour, markersize=4, alpha=0.6)
     axes.set_xlabel("standard deviation of Gaussian noise on pixels from 0 to 1")
     axes.set_ylabel("test accuracy (%)")
-    _legend(axes)
+    legend_beside(axes)
     return figure
 
 
@@ -171,7 +171,7 @@ def compute(
     thresholds: Sequence[Mapping[str, Any]], exits: Mapping[str, tuple[float | int, float]], ensemble: float
 ) -> Figure:
     """Accuracy against mean compute: a line over thresholds, a square per exit for (FLOPs, accuracy)."""
-    figure, (axes,) = _panels(1, 7.6, 3.6)
+    figure, (axes,) = side_by_side(1, 7.6, 3.6)
     million = 1e6
     x = [row["flops"] / million for row in thresholds]
     axes.plot(x, [r["accuracy"] for r in thresholds], "o-", color=OWN, markersize=4, label="by threshold")
@@ -192,36 +192,5 @@ def compute(
     axes.set_xlabel("mean compute per image (million FLOPs)")
     axes.set_ylabel("test accuracy (%)")
     axes.margins(x=0.12, y=0.12)
-    _legend(axes)
+    legend_beside(axes)
     return figure
-
-
-def _panels(
-    count: int, width: float, height: float, sharey: bool = False, grid: bool = True
-) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    panels = list(figure.subplots(1, count, squeeze=False, sharey=sharey)[0])
-    for axes in panels:
-        _plain(axes, grid)
-    return figure, panels
-
-
-def _plain(axes: Axes, grid: bool = True) -> None:
-    if grid:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#e3e0da", linewidth=0.7)
-        axes.set_axisbelow(True)
-
-
-def _legend(axes: Axes, reverse: bool = False) -> None:
-    """Beside the axes, where it covers nothing."""
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9, reverse=reverse)
-
-
-def _class_ticks(axes: Axes, names: Sequence[str], y: bool = True) -> None:
-    if len(names) > 25:
-        return
-    turned = 90 if max(map(len, names)) > 2 else 0
-    axes.set_xticks(range(len(names)), names, rotation=turned, fontsize=8)
-    if y:
-        axes.set_yticks(range(len(names)), names, fontsize=8)

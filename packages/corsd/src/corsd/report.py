@@ -3,11 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
 from markupsafe import Markup
 from shared_core.run.device import choose_device
 from shared_core.run.folder import RunFolder
-from shared_core.run.report import cards, figure, heading, table, text, write_report
+from shared_core.run.report import (
+    cards,
+    duration,
+    figure,
+    settings,
+    text,
+    write_report,
+)
 
 from corsd import figures, report_images, report_training
 from corsd.summary import NAMES, verdict
@@ -34,10 +40,10 @@ def report(run: Path) -> Path:
         *report_training.relations(trained, test, cells, device),
         *report_images.test_images(cells, trained, test, device),
         *report_images.early_exits(trained, test, device),
-        *_settings(folder, result),
+        *settings(folder),
     ]
     subtitle = f"{result['net']}, {_count(result['images_seen'])} training images seen by every method; "
-    subtitle += f"all trainings took {_duration(result['seconds'])}"
+    subtitle += f"all trainings took {duration(result['seconds'])}"
     write_report(folder.report, f"{name} on {result['dataset']}", sections, subtitle)
     return folder.report
 
@@ -84,36 +90,5 @@ def _interval(interval: list[float] | None) -> str:
     return "unknown" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}"
 
 
-def _settings(folder: RunFolder, result: dict[str, Any]) -> list[Markup]:
-    config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-    environment = read_json(folder.environment)
-    packages = environment.pop("packages")
-    flat = dict(_flat(config))
-    return [
-        heading("Settings and environment"),
-        table([{"setting": name, "value": _shown(value)} for name, value in flat.items()], "config.yaml"),
-        table([{"what": n, "value": _shown(v)} for n, v in {**environment, **packages}.items()], "env.json"),
-    ]
-
-
-def _flat(values: dict[str, Any], prefix: str = ""):
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {entry}" for name, entry in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
 def _count(number: int) -> str:
     return f"{number:,}".replace(",", " ")
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"

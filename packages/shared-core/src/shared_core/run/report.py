@@ -11,11 +11,13 @@ Each section function returns a piece of HTML with all text escaped.
 
 import base64
 import io
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
@@ -23,6 +25,8 @@ from shared_core.run.atomic import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from shared_core.run.folder import RunFolder
 
 _TEMPLATES = Environment(
     loader=PackageLoader("shared_core.run", "templates"),
@@ -85,6 +89,25 @@ def images(pictures: Sequence[np.ndarray], captions: Sequence[str] | None = None
     return _piece("images", cells=cells, width=width)
 
 
+def settings(folder: "RunFolder") -> list[Markup]:
+    """Tables of config.yaml and env.json, the last part of a page."""
+    config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    environment = json.loads(folder.environment.read_text(encoding="utf-8"))
+    packages = environment.pop("packages")
+    flat = dict(_flat(config))
+    return [
+        heading("Settings and environment"),
+        table([{"setting": name, "value": _shown(value)} for name, value in flat.items()], "config.yaml"),
+        table([{"what": n, "value": _shown(v)} for n, v in {**environment, **packages}.items()], "env.json"),
+    ]
+
+
+def duration(seconds: float) -> str:
+    """3 min 7 s, or 2 h 5 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
+
+
 def _piece(name: str, **values: Any) -> Markup:
     return Markup(getattr(_TEMPLATES.get_template("sections.html").module, name)(**values))
 
@@ -116,3 +139,17 @@ def _cell(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {entry}" for name, entry in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,73 @@
+"""What a calibrator is worth on a sample of both domains, by every validator: :mod:`calib.validators` at work.
+
+>>> found = measure(model, calibrator, critics, features, [source_sample, target_sample], device, patch=4, seed=0)
+>>> found["information"], found["source_kept"]
+"""
+
+import torch
+from torch import Tensor, nn
+
+from calib import validators
+from calib.attachment import CalibratedClassifier, Features
+from calib.critics import draw_patch
+from calib.domains import Images
+from calib.step import Critics
+
+VALIDATION_BATCH = 200
+
+
+@torch.no_grad()
+def measure(
+    model: CalibratedClassifier,
+    calibrator: nn.Module,
+    critics: Critics,
+    features: Features | None,
+    samples: list[Images],
+    device: torch.device,
+    patch: int,
+    seed: int,
+    oracle: bool = False,
+) -> dict[str, float]:
+    """The validators of `calibrator` on both samples; `oracle` adds target accuracy, which looks at its labels."""
+    modes = [(net, net.training) for net in (calibrator, critics, model.classifier)]
+    for net, _ in modes:
+        net.eval()
+    source, target = samples
+
+    def answers(images: Tensor, change: nn.Module) -> Tensor:
+        parts = images.split(VALIDATION_BATCH)
+        return torch.cat([_rows(model.classifier(change(part.to(device))).float().cpu()) for part in parts])
+
+    logits, spared = answers(target.pixels, calibrator), answers(source.pixels, calibrator)
+    labels = source.labels
+    reference = answers(source.pixels, nn.Identity()).argmax(1) if labels is None else _rows(labels)
+    found = {
+        "information": validators.information(logits),
+        "entropy": validators.entropy(logits),
+        "neighbourhood": validators.neighbourhood(logits[:2000]),
+        "source_kept": validators.source_kept(spared, reference),
+    }
+    # How often the critics are taken in, over the sample's first images.
+    judged = calibrator(target.pixels[:VALIDATION_BATCH].to(device))
+    verdicts = []
+    if critics.pixel is not None:
+        height, width = judged.shape[2:]
+        draw = draw_patch(height, width, critics.pixel.patch, seed, 0, patches=4)
+        verdicts.append(critics.pixel(judged, draw))
+    if critics.feature is not None and features is not None:
+        verdict = critics.feature(features(judged))
+        verdicts.append(verdict.flatten(2).mean(2) if verdict.dim() == 4 else verdict)
+    found["confusion"] = torch.stack([validators.confusion(verdict) for verdict in verdicts]).mean()
+    if oracle:
+        assert target.labels is not None
+        found["oracle"] = validators.source_kept(logits, _rows(target.labels))
+    for net, training in modes:
+        net.train(training)
+    return {name: float(value) for name, value in found.items()}
+
+
+def _rows(values: Tensor) -> Tensor:
+    """Logits and labels as they are; of maps every fourth pixel of every fourth row, a row each."""
+    if values.dim() == 4:
+        return values[:, :, ::4, ::4].permute(0, 2, 3, 1).flatten(0, 2)
+    return values[:, ::4, ::4].flatten() if values.dim() == 3 else values
