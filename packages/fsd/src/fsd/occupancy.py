@@ -1,0 +1,67 @@
+"""A coarse lattice of cells that may hold something, so that the field need not be asked about the rest.
+
+Works on any device in plain torch.  A cell counts as occupied if the largest density seen in it of late, or in one
+of its neighbours, absorbs more than `threshold` of the light over one step of the ray.  No random numbers: the
+places where the cells are looked at go round with the step, so that a run that is resumed goes on bit for bit.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from fsd.fields import Field
+
+
+class OccupancyGrid(nn.Module):
+    """`resolution`^3 cells over [-radius, radius]^3; all are occupied until the first `update`."""
+
+    seen: Tensor
+    occupied: Tensor
+
+    def __init__(
+        self,
+        resolution: int = 32,
+        radius: float = 1.0,
+        every: int = 16,
+        decay: float = 0.95,
+        threshold: float = 0.01,
+    ) -> None:
+        super().__init__()
+        if resolution < 1 or every < 1:
+            raise ValueError(f"resolution={resolution}, every={every}; both must be at least 1")
+        self.resolution, self.radius = resolution, radius
+        self.every, self.decay, self.threshold = every, decay, threshold
+        size = (resolution,) * 3
+        self.register_buffer("seen", torch.zeros(size))
+        self.register_buffer("occupied", torch.ones(size, dtype=torch.bool))
+
+    @torch.no_grad()
+    def update(self, field: Field, step: int, step_length: float) -> None:
+        """Looks again, every so many steps.  `step_length`: the distance between samples along a ray."""
+        if step % self.every:
+            return
+        # The first look is at all eight places of a cell, a later one at the next of them.
+        first = not bool(self.seen.any())
+        places = range(8) if first else [step // self.every % 8]
+        self.seen *= self.decay
+        for place in places:
+            found = torch.cat([field.density(chunk) for chunk in self._points(place).split(2**18)])
+            self.seen.copy_(torch.maximum(self.seen, found.view_as(self.seen)))
+        absorbed = 1 - torch.exp(-self.seen * step_length)
+        grown = F.max_pool3d((absorbed > self.threshold).float()[None, None], 3, 1, 1)
+        self.occupied.copy_(grown[0, 0] > 0)
+
+    def forward(self, points: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
+        """Which points lie in an occupied cell; outside the cube none do."""
+        scaled = (points / self.radius + 1) / 2 * self.resolution
+        inside = ((scaled >= 0) & (scaled <= self.resolution)).all(1)
+        x, y, z = scaled.long().clamp(0, self.resolution - 1).unbind(1)
+        return inside & self.occupied[x, y, z]
+
+    def _points(self, place: int) -> Float[Tensor, "n 3"]:
+        """One point of each cell, at one corner of its inner half."""
+        cells = torch.arange(self.resolution, device=self.seen.device)
+        corner = [0.25 + 0.5 * (place >> bit & 1) for bit in range(3)]
+        axes = [((cells + part) / self.resolution * 2 - 1) * self.radius for part in corner]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 3)

@@ -1,0 +1,198 @@
+"""A scene: a field, what stands behind it, and how both are rendered.
+
+>>> scene = grid_scene(resolution=32)
+>>> view = scene.render(cameras.turntable(4), size=64)       # view.image, view.opacity, view.depth
+>>> scene.save("scene.safetensors"); scene = load_scene("scene.safetensors")
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from shared_core.run.atomic import write_bytes, write_json
+from torch import Tensor, nn
+
+from fsd.background import BackgroundMap, ConstantBackground, LearnedBackground
+from fsd.cameras import Cameras, rays
+from fsd.fields import DenseGrid, HashGrid
+from fsd.occupancy import OccupancyGrid
+from fsd.render import render_rays
+
+BACKGROUNDS: dict[str, Callable[..., nn.Module]] = {
+    "constant": ConstantBackground,
+    "learned": LearnedBackground,
+    "map": BackgroundMap,
+}
+
+
+class Render(NamedTuple):
+    """Views of a scene."""
+
+    image: Float[Tensor, "b 3 h w"]  # in [0, 1], composited on the background
+    opacity: Float[Tensor, "b 1 h w"]
+    depth: Float[Tensor, "b 1 h w"]  # expected distance along the ray, divided by opacity; 0 where empty
+    normal: Float[Tensor, "b 3 h w"] | None  # world axes, unit length times opacity
+
+
+class Scene(nn.Module):
+    """A field of density and colour in front of a background.
+
+    samples, fine_samples, bounds, chunk: see `fsd.render.render_rays`.
+    normals: how normals are found where they are asked for, see `fsd.normals`.
+    occupancy: cells a side of the grid that spares questions to the field; 0 for none.
+    """
+
+    def __init__(
+        self,
+        field: nn.Module,
+        background: nn.Module,
+        samples: int = 64,
+        fine_samples: int = 0,
+        bounds: str = "box",
+        normals: str = "finite",
+        occupancy: int = 0,
+        chunk: int = 2**19,
+    ) -> None:
+        super().__init__()
+        self.field, self.background = field, background
+        self.occupancy = OccupancyGrid(occupancy, field.radius) if occupancy else None
+        self.samples, self.fine_samples, self.bounds = samples, fine_samples, bounds
+        self.normals, self.chunk = normals, chunk
+        # What `save` writes beside the weights; the builder functions fill it in.
+        self.arguments: dict[str, Any] = {}
+
+    def render(
+        self,
+        cameras: Cameras,
+        size: int,
+        generator: torch.Generator | None = None,
+        background: Float[Tensor, "3"] | None = None,
+        normals: bool = False,
+        progress: float = 1.0,
+    ) -> Render:
+        """Square views of `size` pixels a side.
+
+        generator: places the samples along the rays at random, as training wants it.
+        background: a colour to composite on instead of the scene's own.
+        """
+        if size < 1:
+            raise ValueError(f"size={size}; give at least one pixel")
+        origins, directions = (tensor.reshape(-1, 3) for tensor in rays(cameras, size, size))
+        found = render_rays(
+            self.field, origins, directions, self.samples, self.fine_samples, self.bounds, generator,
+            self.occupancy, self.normals if normals else None, self.chunk,
+        )  # fmt: skip
+        behind = self.background(directions) if background is None else background.to(origins)
+        color = found.color + (1 - found.opacity[:, None]) * behind
+
+        def images(values: Tensor) -> Tensor:
+            return values.view(len(cameras), size, size, -1).permute(0, 3, 1, 2)
+
+        normal = None if found.normal is None else images(found.normal)
+        return Render(images(color), images(found.opacity), images(found.depth), normal)
+
+    def update_occupancy(self, step: int) -> None:
+        """To be called in each training step; does nothing without an occupancy grid."""
+        if self.occupancy is not None:
+            self.occupancy.update(self.field, step, 2 * self.field.radius / self.samples)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes weights to `path` (.safetensors) and the builder's arguments to a .json beside it.
+
+        Raises ValueError for another ending, and for a scene that no builder function of this module made.
+        """
+        path = _weights_path(path)
+        if not self.arguments:
+            raise ValueError("this scene was put together by hand; save its state_dict() yourself")
+        write_bytes(path, save({name: value.contiguous() for name, value in self.state_dict().items()}))
+        write_json(path.with_suffix(".json"), self.arguments)
+
+
+def grid_scene(
+    resolution: int = 32,
+    radius: float = 1.0,
+    blob_scale: float = 10.0,
+    blob_width: float = 0.5,
+    offset: float = 0.0,
+    background: str = "constant",
+    color: tuple[float, float, float] = (0.5, 0.5, 0.5),
+    **rendering: Any,
+) -> Scene:
+    """A `DenseGrid` before a background "constant", "learned" or "map"; `rendering` as in `Scene`."""
+    arguments = {"builder": "grid", **_plain(locals())}
+    field = DenseGrid(resolution, radius, blob_scale, blob_width, offset)
+    return _built(field, background, color, rendering, arguments)
+
+
+def hash_scene(
+    radius: float = 1.0,
+    levels: int = 16,
+    features: int = 2,
+    log2_size: int = 19,
+    base: int = 16,
+    finest: int = 2048,
+    width: int = 64,
+    blob_scale: float = 10.0,
+    blob_width: float = 0.5,
+    offset: float = 0.0,
+    background: str = "constant",
+    color: tuple[float, float, float] = (0.5, 0.5, 0.5),
+    **rendering: Any,
+) -> Scene:
+    """A `HashGrid` before a background "constant", "learned" or "map"; `rendering` as in `Scene`."""
+    arguments = {"builder": "hash", **_plain(locals())}
+    field = HashGrid(radius, levels, features, log2_size, base, finest, width, blob_scale, blob_width, offset)
+    return _built(field, background, color, rendering, arguments)
+
+
+def load_scene(path: str | os.PathLike[str]) -> Scene:
+    """What `Scene.save` wrote.  Files hold numbers and text, no code.
+
+    Raises FileNotFoundError if one of the two files is absent, ValueError if they hold no scene.
+    """
+    path = _weights_path(path)
+    for file in (path, path.with_suffix(".json")):
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{file} is absent; a saved scene is a .safetensors and a .json beside it"
+            )
+    try:
+        arguments = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        builder = BUILDERS[arguments.pop("builder")]
+        scene = builder(**{key: tuple(v) if isinstance(v, list) else v for key, v in arguments.items()})
+        scene.load_state_dict(load_file(path))
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{path} holds no scene that this version knows ({error})") from error
+    return scene
+
+
+BUILDERS: dict[str, Callable[..., Scene]] = {"grid": grid_scene, "hash": hash_scene}
+
+
+def _built(
+    field: nn.Module, background: str, color: tuple[float, float, float], rendering: Any, arguments: Any
+) -> Scene:
+    if background not in BACKGROUNDS:
+        raise ValueError(f"background={background!r}; it is one of {', '.join(BACKGROUNDS)}")
+    scene = Scene(field, BACKGROUNDS[background](color), **rendering)
+    scene.arguments = arguments
+    return scene
+
+
+def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
+    """A builder's arguments as one flat dict."""
+    rendering = arguments.pop("rendering")
+    return {**arguments, **rendering}
+
+
+def _weights_path(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: a scene is saved under a name that ends in .safetensors")
+    return path
