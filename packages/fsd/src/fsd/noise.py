@@ -11,7 +11,7 @@ is in `state_dict()`, so that a resumed run draws what the interrupted one would
 """
 
 import math
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -33,11 +33,10 @@ class RandomNoise(nn.Module):
         if latent_shape is not None:
             self.allocate(latent_shape)
 
-    def allocate(self, latent_shape: Shape) -> Self:
+    def allocate(self, latent_shape: Shape) -> None:
         """Takes the prior's latent shape; a guidance does this.  Raises ValueError if it has another already."""
         unallocated(self.latent_shape, latent_shape)
         self.latent_shape = latent_shape
-        return self
 
     def forward(
         self,
@@ -70,13 +69,12 @@ class ConstantNoise(nn.Module):
         if latent_shape is not None:
             self.allocate(latent_shape)
 
-    def allocate(self, latent_shape: Shape) -> Self:
+    def allocate(self, latent_shape: Shape) -> None:
         """Draws the noise.  Raises ValueError if it has another shape already."""
         if unallocated(self.latent_shape, latent_shape):
             self.register_buffer("noise", draw(seeded(self.seed), *latent_shape))
             self.fresh.allocate(latent_shape)
             self.latent_shape = latent_shape
-        return self
 
     def forward(
         self,
@@ -127,7 +125,7 @@ class WorldMapNoise(nn.Module):
         if latent_shape is not None:
             self.allocate(latent_shape)
 
-    def allocate(self, latent_shape: Shape) -> Self:
+    def allocate(self, latent_shape: Shape) -> None:
         """Draws map and background.  Raises ValueError if it has another shape already."""
         if unallocated(self.latent_shape, latent_shape):
             channels, height, width = latent_shape
@@ -138,7 +136,6 @@ class WorldMapNoise(nn.Module):
             self.register_buffer("behind", draw(generator, *latent_shape))
             self.fresh.allocate(latent_shape)
             self.latent_shape = latent_shape
-        return self
 
     def forward(
         self,

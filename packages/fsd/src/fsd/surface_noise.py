@@ -5,7 +5,7 @@
 """
 
 import math
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -45,14 +45,13 @@ class SurfaceNoise(nn.Module):
         if latent_shape is not None:
             self.allocate(latent_shape)
 
-    def allocate(self, latent_shape: Shape) -> Self:
+    def allocate(self, latent_shape: Shape) -> None:
         """Draws reference noise and background.  Raises ValueError if it has another shape already."""
         if unallocated(self.latent_shape, latent_shape):
             # A table shared by hash, as in a hash grid: 2^18 Gaussians a channel, far more than any view touches.
             self.register_buffer("table", draw(self.generator, 2**18, latent_shape[0]))
             self.register_buffer("behind", draw(self.generator, *latent_shape))
             self.latent_shape = latent_shape
-        return self
 
     def forward(
         self,

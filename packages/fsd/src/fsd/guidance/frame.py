@@ -84,7 +84,8 @@ class Guidance(nn.Module):
         # Kept out of the submodules: a prior's weights are in no checkpoint of a scene.
         self._prior = [prior]
         self.direction, self.schedule = direction, schedule
-        self.noise = noise.allocate(prior.latent_shape)
+        noise.allocate(prior.latent_shape)
+        self.noise = noise
         self.weight = WEIGHTINGS[weighting]
         self.guidance_scale = guidance_scale
         self.generator = seeded(seed, stream=2)
@@ -96,7 +97,7 @@ class Guidance(nn.Module):
 
     def forward(
         self,
-        image: Float[Tensor, "b 3 h w"],
+        image: Float[Tensor, "b channels h w"],
         prompt: Any,
         cameras: Cameras,
         progress: float,

@@ -9,7 +9,7 @@ predict something else (v, the sample, a velocity) convert.  There is one conven
 so that 1 is the prompt alone and 0 the negative prompt alone; either needs half the network's work.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from fsd.cameras import Cameras
 
 
+@runtime_checkable
 class Prior(Protocol):
     """A frozen model of images given a prompt.
 
