@@ -1,0 +1,113 @@
+"""Loading a diffusers pipeline from a folder or the hub, with errors that say what to pass instead."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fsd.priors.families import FAMILIES, Family
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# Parts that judge or mark pictures: nothing here is shown them, and the first weighs more than a network.
+UNUSED = ("safety_checker", "watermarker")
+
+
+def load_pipeline(
+    path: str | os.PathLike[str], device: str = "cpu", precision: str = "fp32", offload: bool = False
+) -> Any:
+    """The pipeline, on the device; with `offload` its network stays in the computer's memory between layers.
+
+    Raises ValueError for a precision that the device has not, a folder that holds no pipeline, or one of a class
+    that is not known; OSError for a model that is neither here nor on the hub, or cannot be read.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    target = torch.device(device)
+    if precision == "fp16" and target.type == "cpu":
+        raise ValueError("precision fp16 does not run on a CPU; use fp32, or bf16 for half the memory")
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+    refuse_folder(path)
+    try:
+        index: Any = DiffusionPipeline.load_config(path)
+        kind = index.get("_class_name")
+        if kind not in FAMILIES:
+            raise ValueError(f"{path} holds a {kind}; pipelines that can be used are {', '.join(FAMILIES)}")
+        unused: dict[str, Any] = {name: None for name in UNUSED if name in index}
+        if "requires_safety_checker" in index:
+            unused["requires_safety_checker"] = False
+        dtype: Any = PRECISIONS[precision]
+        if precision == "fp16" and "vae" in index:
+            # Its gradient is needed, and many overflow in fp16.
+            dtype = {"vae": torch.float32, "default": dtype}
+        pipeline = DiffusionPipeline.from_pretrained(path, dtype=dtype, **unused)
+    except OSError as error:
+        raise OSError(
+            f"cannot load {path} ({_first_line(error)}). Give the folder of a pipeline (with model_index.json), or "
+            "the id of one on the hub, owner/name. Models that older repositories take by default, such as "
+            "stabilityai/stable-diffusion-2-1-base, are no longer there: take a copy, or any other Stable Diffusion, "
+            "SDXL, PixArt, SD3 or Flux. Without a network only folders and what is in the cache can be loaded."
+        ) from error
+    if not offload:
+        return pipeline.to(target)
+    net = getattr(pipeline, FAMILIES[type(pipeline).__name__].net)
+    for module in pipeline.components.values():
+        if isinstance(module, torch.nn.Module) and module is not net:
+            module.to(target)
+    net.enable_group_offload(
+        target, torch.device("cpu"), offload_type="leaf_level", use_stream=target.type == "cuda"
+    )
+    return pipeline
+
+
+def refuse_folder(path: str | os.PathLike[str]) -> None:
+    """Raises ValueError for a folder or file that is no pipeline, FileNotFoundError for a path that is not there."""
+    place = Path(path).expanduser()
+    if place.is_dir():
+        index = place / "model_index.json"
+        try:
+            if "_class_name" in json.loads(index.read_text(encoding="utf-8")):
+                return
+            problem = "its model_index.json names no pipeline class"
+        except FileNotFoundError:
+            problem = "it has no model_index.json"
+        except ValueError as error:
+            problem = f"its model_index.json cannot be read ({error})"
+        raise ValueError(
+            f"{path} is no pipeline folder: {problem}. A pipeline folder holds model_index.json and a folder for "
+            "each part (unet or transformer, vae, text_encoder, tokenizer, scheduler), as save_pretrained writes it"
+        )
+    if place.is_file():
+        raise ValueError(
+            f"{path} is a file; give the folder of a pipeline. A single .safetensors or .ckpt file becomes one by "
+            "diffusers' from_single_file(...).save_pretrained(FOLDER)"
+        )
+    text = os.fspath(path)
+    if place.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1:
+        raise FileNotFoundError(
+            f"{path} does not exist; give the folder of a pipeline, or an id on the hub in the form owner/name"
+        )
+
+
+def refuse_unfit(pipeline: Any, family: Family) -> None:
+    """Raises ValueError for networks of other jobs: inpainting, super-resolution, few-step distillates."""
+    net, vae = getattr(pipeline, family.net), getattr(pipeline, "vae", None)
+    channels = net.config.in_channels
+    expected = 3 if vae is None else vae.config.latent_channels * (4 if family.distilled else 1)
+    if channels != expected:
+        raise ValueError(
+            f"the network takes {channels} channels where {expected} are denoised: it is one for inpainting, editing "
+            f"or super-resolution; give a text-to-image {family.name}"
+            + (" (stage I of DeepFloyd-IF)" if vae is None else "")
+        )
+    if getattr(net.config, "time_cond_proj_dim", None) is not None:
+        raise ValueError(
+            "the network is a latent consistency model, made for few steps; give the model that it was made from"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")

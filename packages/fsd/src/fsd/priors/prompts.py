@@ -1,0 +1,88 @@
+"""A prompt in all the views it is needed in, encoded once, and what each view of a batch takes of it."""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fsd.priors.families import Family, Rows
+from fsd.priors.view_words import VIEWS, with_view_word
+
+NEGATIVE, PLAIN, FIRST_VIEW = 0, 1, 2
+
+
+class EncodedPrompt(NamedTuple):
+    """Rows: the negative prompt, the prompt, and, with view words, the prompt in each of VIEWS."""
+
+    rows: Rows
+    negated: bool
+
+
+def encode(
+    pipeline: Any, family: Family, prompt: str, negative_prompt: str, view_words: bool
+) -> EncodedPrompt:
+    """Raises ValueError for an empty prompt, one that is too long, and a negative prompt where there is none."""
+    if not prompt.strip():
+        raise ValueError("the prompt is empty; say what to make, for instance 'a red mushroom'")
+    if negative_prompt and family.distilled:
+        raise ValueError(
+            f"{family.name} is guidance-distilled and takes no negative prompt, but negative_prompt is "
+            f"{negative_prompt!r}; leave it empty, or take another family"
+        )
+    texts = [negative_prompt, prompt]
+    if view_words:
+        texts += [with_view_word(prompt, view) for view in VIEWS]
+    for text in texts:
+        refuse_too_long(pipeline, family, text)
+    with torch.no_grad():
+        return EncodedPrompt(family.encode(pipeline, texts), bool(negative_prompt))
+
+
+def refuse_too_long(pipeline: Any, family: Family, text: str) -> None:
+    """Raises ValueError for a text that no encoder of the pipeline reads to its end."""
+    present = [
+        (tokenizer, most)
+        for name, most in family.readers
+        if (tokenizer := getattr(pipeline, name, None)) is not None
+    ]
+    if not present:
+        raise ValueError(
+            "the text encoder was freed, so no further prompt can be encoded; encode all prompts before "
+            "free_text_encoder(), or load the prior again"
+        )
+    counts = [
+        (len(tokenizer(text, verbose=False).input_ids), most or tokenizer.model_max_length)
+        for tokenizer, most in present
+    ]
+    # A pipeline with a second, longer encoder is meant to be given prompts that the first one cuts.
+    count, most = max(counts, key=lambda pair: pair[1])
+    if count > most:
+        raise ValueError(
+            f"{text!r} has {count} tokens, and the text encoder of this {family.name} reads {most} (marks of start "
+            "and end included); shorten it"
+        )
+
+
+def choose(rows: Rows, index: Int[Tensor, " b"]) -> Rows:
+    """One row for each view."""
+    return {name: value[index.to(value.device)] for name, value in rows.items()}
+
+
+def blend(rows: Rows, weight: Float[Tensor, "b n"]) -> Rows:
+    """Weighted means of rows; masks (integers) are joined."""
+    return {
+        name: _joined(weight.to(value.device), value)
+        if not value.is_floating_point()
+        else torch.tensordot(weight.to(value), value, 1)
+        for name, value in rows.items()
+    }
+
+
+def stack(parts: list[Rows]) -> Rows:
+    """Rows one after another."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _joined(weight: Tensor, mask: Tensor) -> Tensor:
+    return ((weight[:, :, None] > 0) & (mask[None] > 0)).any(1).to(mask.dtype)
