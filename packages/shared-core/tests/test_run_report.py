@@ -7,7 +7,18 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
-from shared_core.run.report import cards, figure, heading, images, table, text, write_report
+from shared_core.run.report import (
+    cards,
+    figure,
+    heading,
+    images,
+    row,
+    table,
+    text,
+    video,
+    warning,
+    write_report,
+)
 
 EVIL = "<script>alert('x')</script> & \"quoted\""
 
@@ -101,6 +112,25 @@ def test_error_texts(tmp_path):
         images([np.zeros((3, 3), np.uint8)], ["a", "b"])
     with pytest.raises(TypeError, match="a section is a str; make it with text"):
         inspect.unwrap(write_report)(tmp_path / "report.html", "A run", ["<b>raw</b>"])
+
+
+def test_videos_rows_and_warnings(tmp_path):
+    film = b"\0\0\0\x20ftypisom" + bytes(20)
+    pair = [video(film, EVIL, width=99), video(film)]
+    html = page(tmp_path, row(pair), warning(f"{EVIL}\n\nand more"))
+    tags = Tags()
+    tags.feed(html)
+    assert tags.open == []
+    shown = [attributes for tag, attributes in tags.seen if tag == "video"]
+    assert len(shown) == 2
+    for attributes in shown:
+        assert base64.b64decode(attributes["src"].removeprefix("data:video/mp4;base64,")) == film
+        assert {"autoplay", "muted", "loop", "playsinline"} <= set(attributes)
+    assert "width: 99px" in html
+    assert "<script>alert" not in html
+    assert len(re.findall(r"<p>", html[html.index('class="warning"') :])) == 2
+    with pytest.raises(ValueError, match="no MP4 file"):
+        video(b"GIF89a and more")
 
 
 def test_matplotlib_is_left_as_it_was():

@@ -89,6 +89,26 @@ def images(pictures: Sequence[np.ndarray], captions: Sequence[str] | None = None
     return _piece("images", cells=cells, width=width)
 
 
+def video(content: bytes, caption: str = "", width: int = 256) -> Markup:
+    """An MP4 (the bytes of the file), `width` pixels wide on the screen, that plays by itself, silently, for ever.
+
+    Raises ValueError for bytes that are no MP4.
+    """
+    if content[4:8] != b"ftyp":
+        raise ValueError("the bytes are no MP4 file; browsers play H.264 in MP4")
+    return _piece("video", source=_data("video/mp4", content), caption=caption, width=width)
+
+
+def warning(words: str) -> Markup:
+    """Text in a box that nobody overlooks; an empty line starts a new paragraph."""
+    return _piece("warning", paragraphs=[p for p in words.split("\n\n") if p.strip()])
+
+
+def row(pieces: Sequence[Markup]) -> Markup:
+    """Sections side by side, as many as fit."""
+    return _piece("row", pieces=pieces)
+
+
 def settings(folder: "RunFolder") -> list[Markup]:
     """Tables of config.yaml and env.json, the last part of a page."""
     config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
