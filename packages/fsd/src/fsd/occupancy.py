@@ -1,7 +1,7 @@
 """A coarse lattice of cells that may hold something, so that the field need not be asked about the rest.
 
 Works on any device in plain torch.  A cell counts as occupied if the largest density seen in it of late, or in one
-of its neighbours, absorbs more than `threshold` of the light over one step of the ray.  No random numbers: the
+of its neighbours, absorbs `threshold` of the light or more over one step of the ray, or as much as the mean cell.  No random numbers: the
 places where the cells are looked at go round with the step, so that a run that is resumed goes on bit for bit.
 """
 
@@ -49,7 +49,9 @@ class OccupancyGrid(nn.Module):
             found = torch.cat([field.density(chunk) for chunk in self._points(place).split(2**18)])
             self.seen.copy_(torch.maximum(self.seen, found.view_as(self.seen)))
         absorbed = 1 - torch.exp(-self.seen * step_length)
-        grown = F.max_pool3d((absorbed > self.threshold).float()[None, None], 3, 1, 1)
+        # In thin fog, as at the start, the upper part counts: else nothing would be seen and nothing could grow.
+        limit = absorbed.mean().clamp(max=self.threshold)
+        grown = F.max_pool3d((absorbed >= limit).float()[None, None], 3, 1, 1)
         self.occupied.copy_(grown[0, 0] > 0)
 
     def forward(self, points: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
