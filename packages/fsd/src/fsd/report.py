@@ -1,0 +1,186 @@
+"""report.html of a run of `fsd generate`: the numbers, the objects to look at from all sides, how they came about."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from shared_core.run import metrics as log
+from shared_core.run.folder import RunFolder
+from shared_core.run.report import (
+    duration,
+    figure,
+    heading,
+    row,
+    settings,
+    table,
+    text,
+    video,
+    warning,
+    write_report,
+)
+
+from fsd import figures
+from fsd.evaluate import evaluate
+from fsd.glb import read_glb
+from fsd.objects import Finished, failed, finished, groups, squares
+from fsd.summary import comparison, key_numbers, meaning, method_name
+from fsd.viewer import mesh_view, viewer_script
+
+# Pixels of a turntable: two seeds, each with its mesh, fill a line of the page.
+SIDE = 224
+SHEET_VIEWS, SHEET_PICTURES = 8, 10
+# Meshes of many objects are thinned out further, so that the page stays below some tens of megabytes.
+TRIANGLES_OF_A_PAGE = 400_000
+
+
+def report(run: str | os.PathLike[str]) -> Path:
+    """Writes report.html into the folder of a run, also of one that failed in part; its path.
+
+    Raises ValueError where the folder holds no run, or nothing that is done or failed.
+    """
+    folder = RunFolder(run)
+    objects, lost = finished(run), failed(run)
+    if not objects and not lost:
+        raise ValueError(f"{run} holds no finished object yet: go on with fsd generate --resume")
+    result = json.loads(folder.result.read_text(encoding="utf-8")) if folder.finished() else evaluate(run)
+    rows = result["methods"]
+    triangles = max(2_000, min(20_000, TRIANGLES_OF_A_PAGE // max(1, len(objects))))
+    sections = [
+        *_failures(lost, len(objects)),
+        *([key_numbers(rows)] if rows else []),
+        *(text(words) for words in [*comparison(rows), *meaning(rows)]),
+    ]
+    for (prompt, guidance), group in groups(objects).items():
+        name = method_name(guidance)
+        several = len({one.prompt for one in objects}) > 1
+        sections += _method(group, f"{name}: {prompt}" if several else name, triangles)
+    sections += [*_list_of(objects), *settings(folder), viewer_script()]
+    prompts = list(dict.fromkeys(one.prompt for one in objects))
+    title = prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts" if prompts else "Nothing was made"
+    write_report(folder.report, title, sections, _subtitle(objects))
+    return folder.report
+
+
+def _subtitle(objects: Sequence[Finished]) -> str:
+    if not objects:
+        return "every object failed"
+    priors = ", ".join(dict.fromkeys(one.about["prior"] for one in objects))
+    seconds = sum(one.about["seconds"] for one in objects)
+    count = "one object" if len(objects) == 1 else f"{len(objects)} objects"
+    return f"{count} from the prior {priors}; {duration(seconds)} of work"
+
+
+def _failures(lost: Sequence[Any], done: int) -> list[Markup]:
+    if not lost:
+        return []
+    count = f"{len(lost)} of {len(lost) + done} objects failed; the numbers are of the others."
+    return [warning("\n\n".join([count, *(f"{one.path.name}: {one.error}" for one in lost)]))]
+
+
+def _method(group: list[Finished], title: str, triangles: int) -> list[Markup]:
+    names = [f"seed {one.seed}" for one in group]
+    shown = [piece for one in group for piece in _object(one, triangles)]
+    return [
+        heading(title),
+        *([row(shown)] if shown else []),
+        *_sheet(group, names),
+        *_progress(group, names),
+        *_depth_and_normals(group, names),
+        *_curves(group, names),
+    ]
+
+
+def _object(one: Finished, triangles: int) -> list[Markup]:
+    pieces = []
+    name = f"seed {one.seed}" if one.about["label"] is None else f"seed {one.seed}: {one.about['label']}"
+    agree = one.about["view_consistency"]
+    words = name if agree is None else f"{name}, {100 * agree:.0f} % of the views"
+    if (one.path / "turntable.mp4").is_file():
+        pieces.append(video((one.path / "turntable.mp4").read_bytes(), words, SIDE))
+    if (one.path / "mesh.glb").is_file():
+        pieces.append(mesh_view(read_glb(one.path / "mesh.glb"), f"seed {one.seed}, mesh", triangles))
+    return pieces
+
+
+def _sheet(group: list[Finished], names: list[str]) -> list[Markup]:
+    rows = _rows(group, names, "views.png")
+    if not rows:
+        return []
+    count = min(len(views) for views in rows.values())
+    chosen = _evenly(count, SHEET_VIEWS)
+    degrees = [f"{360 * k / count:.0f}°" for k in chosen]
+    picture = figures.contact_sheet([views[chosen] for views in rows.values()], list(rows), degrees)
+    return [
+        figure(picture, f"{len(chosen)} of {count} views around the object, by azimuth; 0° is its front.")
+    ]
+
+
+def _progress(group: list[Finished], names: list[str]) -> list[Markup]:
+    rows = _rows(group, names, "progress.png")
+    if not rows:
+        return []
+    count = min(len(pictures) for pictures in rows.values())
+    chosen = _evenly(count, SHEET_PICTURES)
+    picture = figures.contact_sheet(
+        [p[chosen] for p in rows.values()], list(rows), [str(k + 1) for k in chosen]
+    )
+    return [
+        figure(picture, f"How the objects came about: {len(chosen)} of {count} pictures, in equal steps.")
+    ]
+
+
+def _depth_and_normals(group: list[Finished], names: list[str]) -> list[Markup]:
+    kinds = {kind: _rows(group, names, f"{kind}.png") for kind in ("depth", "normal")}
+    shared = [name for name in names if all(name in rows for rows in kinds.values())]
+    if not shared:
+        return []
+    lines = [np.concatenate([rows[name] for rows in kinds.values()]) for name in shared]
+    columns = [kind for kind, rows in kinds.items() for _ in rows[shared[0]]]
+    return [figure(figures.contact_sheet(lines, shared, columns), "Depth and surface normals.")]
+
+
+def _curves(group: list[Finished], names: list[str]) -> list[Markup]:
+    records = {
+        name: log.read(one.path / "metrics.jsonl")
+        for one, name in zip(group, names, strict=True)
+        if (one.path / "metrics.jsonl").is_file()
+    }
+    records = {name: lines for name, lines in records.items() if lines}
+    words = "Time t of the prior, the size of the guidance's step as loss and gradient norm, and how much is filled."
+    return [figure(figures.curves(records), words)] if records else []
+
+
+def _list_of(objects: Sequence[Finished]) -> list[Markup]:
+    if not objects:
+        return []
+    rows = [
+        {
+            "guidance": method_name(one.guidance),
+            "seed": one.seed,
+            "label": one.about["label"],
+            "view consistency": one.about["view_consistency"],
+            "quality": one.about["quality"],
+            "steps": one.about["steps"],
+            "seconds": one.about["seconds"],
+            "folder, with mesh.glb": f"objects/{one.path.name}",
+        }
+        for one in objects
+    ]
+    return [heading("All objects"), table(rows)]
+
+
+def _rows(group: list[Finished], names: list[str], file: str) -> dict[str, np.ndarray]:
+    """The squares of a picture that each object may have, alike in size."""
+    return {
+        n: squares(one.path / file)
+        for one, n in zip(group, names, strict=True)
+        if (one.path / file).is_file()
+    }
+
+
+def _evenly(count: int, most: int) -> list[int]:
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()

@@ -1,0 +1,107 @@
+"""The numbers of a run, from its folders."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fsd import objects
+from fsd.evaluate import as_text, evaluate, occupied
+from fsd.scene import grid_scene
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def result(made_up_run: Path) -> dict[str, Any]:
+    return evaluate(made_up_run)
+
+
+def test_a_row_per_method_in_the_order_of_the_configuration(result: dict[str, Any]) -> None:
+    fsd, sds = result["methods"]
+    assert [fsd["guidance"], sds["guidance"]] == ["fsd", "sds"]
+    assert {key: result[key] for key in fsd} == fsd
+    assert result["failed"] == [
+        {"object": "a-toy-sds-seed2", "error": "the loss is not finite at step 17 <in the prior>"}
+    ]
+    assert fsd["seeds"] == sds["seeds"] == [0, 1]
+    assert (fsd["distinct"], sds["distinct"]) == (2, 1)
+    assert (fsd["seconds"], fsd["network_calls"], fsd["peak_memory_gb"]) == (25.5, 300, 0.75)
+    assert (fsd["view_consistency"], fsd["quality"]) == (1.0, pytest.approx(0.08))
+    json.dumps(result, allow_nan=False)
+
+
+def test_distances_are_those_of_the_views_and_the_scenes(made_up_run: Path, result: dict[str, Any]) -> None:
+    fsd, sds = result["methods"]
+    rows = [made_up_run / "objects" / f"a-toy-fsd-seed{seed}" / "views.png" for seed in (0, 1)]
+    a, b = (np.asarray(Image.open(row)).astype(float) / 255 for row in rows)
+    assert fsd["pairwise_distance"] == pytest.approx(np.sqrt(((a - b) ** 2).mean()), rel=1e-5)
+    assert sds["pairwise_distance"] == sds["volume_distance"] == 0
+    assert 1.2 < fsd["vendi"] <= 2
+    assert sds["vendi"] == pytest.approx(1, abs=1e-4)
+    # A ball of radius 0.6 inside a box of 1 by 1 by 1.2, but for its caps on four sides; noses left out.
+    ball, box = 4 / 3 * np.pi * 0.6**3, 1.2
+    caps = 4 * np.pi * 0.1**2 * (3 * 0.6 - 0.1) / 3
+    assert fsd["volume_distance"] == pytest.approx(1 - (ball - caps) / (box + caps), abs=0.08)
+    assert fsd["enclosed_share"] == fsd["floaters"] == 0
+
+
+def test_the_filled_space_is_that_of_the_ball(made_up_run: Path) -> None:
+    grid = occupied(made_up_run / "objects" / "a-toy-sds-seed0" / "scene.safetensors", cells=48)
+    volume = grid.sum() * (2 / 47) ** 3
+    assert volume == pytest.approx(4 / 3 * np.pi * 0.6**3, rel=0.2)
+    half = grid.shape[1] // 2
+    assert grid[:, half:].sum() > grid[:, :half].sum()  # the nose is in front, on +y
+
+
+def test_an_empty_scene_fills_nothing(tmp_path: Path) -> None:
+    grid_scene(8, blob_scale=0.0, offset=-20.0).save(tmp_path / "scene.safetensors")
+    assert not occupied(tmp_path / "scene.safetensors", cells=12).any()
+
+
+def test_what_one_seed_cannot_say_and_a_prior_cannot_name_is_none(made_up_run: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "objects" / "a-toy-fsd-seed0"
+    shutil.copytree(made_up_run / "objects" / kept.name, kept)
+    about = json.loads((kept / "object.json").read_text())
+    unnamed = {"label": None, "labels": None, "view_consistency": None, "quality": None}
+    (kept / "object.json").write_text(json.dumps(about | unnamed))
+    (kept / "scene.safetensors").unlink()
+    (row,) = evaluate(tmp_path)["methods"]
+    nothing = {key for key, value in row.items() if value is None}
+    assert nothing == {
+        "pairwise_distance", "minimum_distance", "vendi", "distinct", "view_consistency", "quality",
+        "volume_distance", "enclosed_share", "floaters",
+    }  # fmt: skip
+    assert as_text(evaluate(tmp_path)).splitlines()[1].split()[:3] == ["fsd", "1", "-"]
+
+
+def test_the_printed_table(result: dict[str, Any]) -> None:
+    head, fsd, sds, lost = as_text(result).splitlines()
+    assert head.index("distance") == fsd.index(f"{result['pairwise_distance']:.3g}")
+    assert sds.endswith("a toy")
+    assert lost.startswith("failed: a-toy-sds-seed2: the loss")
+
+
+def test_a_run_in_which_everything_failed(made_up_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(made_up_run / "objects" / "a-toy-sds-seed2", tmp_path / "objects" / "a-toy-sds-seed2")
+    assert evaluate(tmp_path)["methods"] == []
+
+
+def test_folders_that_are_no_run(made_up_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no folder objects/: give the folder of a run"):
+        evaluate(tmp_path)
+    broken = tmp_path / "objects" / "a-toy-fsd-seed0"
+    broken.mkdir(parents=True)
+    (broken / "object.json").write_text('{"prompt": ')
+    with pytest.raises(ValueError, match=r"object.json is broken.*delete it"):
+        evaluate(tmp_path)
+
+
+def test_squares_of_a_row(tmp_path: Path) -> None:
+    row = np.arange(4 * 12 * 3, dtype=np.uint8).reshape(4, 12, 3)
+    Image.fromarray(row).save(tmp_path / "row.png")
+    assert np.array_equal(objects.squares(tmp_path / "row.png")[1], row[:, 4:8])
+    Image.fromarray(row[:, :10]).save(tmp_path / "row.png")
+    with pytest.raises(ValueError, match="10 by 4 pixels"):
+        objects.squares(tmp_path / "row.png")
