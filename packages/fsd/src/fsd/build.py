@@ -1,0 +1,118 @@
+"""From the configuration to the things it names; below these functions nothing knows of configurations."""
+
+import os
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from fsd.config import GenerateConfig
+from fsd.guidance import METHODS, Guidance
+from fsd.noise import ConstantNoise, RandomNoise, WorldMapNoise
+from fsd.priors.base import Prior
+from fsd.scene import Scene, grid_scene, hash_scene
+from fsd.schedule import Schedule, schedule_named
+from fsd.surface_noise import SurfaceNoise
+
+
+def build_prior(config: GenerateConfig, device: torch.device) -> Prior:
+    """The prior that a configuration names.  Raises ValueError, or OSError, for a model that is not there."""
+    if config.prior in ("bank", "bank-per-view"):
+        from fsd.priors.bank import RenderBank
+
+        return RenderBank(joint=config.prior == "bank")
+    if not config.prior:
+        raise ValueError(
+            "no prior is named: pass --prior with the folder or hub id of a diffusers pipeline, or --prior bank"
+        )
+    from fsd.priors.diffusers import DiffusersPrior
+
+    return DiffusersPrior.from_pretrained(
+        config.prior,
+        device=device,
+        precision=config.precision,
+        view_words=config.view_words,
+        perp_neg=config.perp_neg,
+        slicing=config.slicing,
+        offload=config.offload,
+    )
+
+
+def build_scene(config: GenerateConfig, seed: int) -> Scene:
+    """An almost empty blob."""
+    f = config.field
+    torch.manual_seed(seed)
+    rendering: dict[str, Any] = {
+        "background": f.background,
+        "samples": f.samples,
+        "fine_samples": f.fine_samples,
+        "occupancy": f.occupancy,
+    }
+    if f.kind == "grid":
+        return grid_scene(f.resolution, **rendering)
+    return hash_scene(log2_size=f.log2_size, **rendering)
+
+
+def build_guidance(config: GenerateConfig, prior: Prior, method: str, seed: int) -> Guidance:
+    """A method with the noise and schedule that the configuration asks for, or its paper's."""
+    settings: dict[str, Any] = {"weighting": config.weighting} if method in _FLOW else {}
+    schedule = build_schedule(config, method)
+    if schedule is not None:
+        settings["schedule"] = schedule
+    if method == "vsd":
+        from fsd.guidance.vsd import VariationalScoreDistillation
+
+        return VariationalScoreDistillation(
+            prior, seed=seed, guidance_scale=config.guidance_scale, **settings
+        )
+    noise = build_noise(config, method, seed)
+    if method == "nfsd" and config.negative_prompt:
+        settings["negative"] = prior.encode_text(config.negative_prompt)
+    return METHODS[method](prior, noise, seed=seed, guidance_scale=config.guidance_scale, **settings)
+
+
+def build_noise(config: GenerateConfig, method: str, seed: int) -> nn.Module | None:
+    """The noise asked for; None leaves it to the method."""
+    world_map = partial(
+        WorldMapNoise,
+        map_degrees=config.map_degrees,
+        background=config.map_background,
+        released_rows=config.released_rows,
+    )
+    if config.noise == "auto":
+        return world_map(seed, beta=config.beta) if method == "fsd" else None
+    if config.noise == "random":
+        return RandomNoise(seed)
+    if config.noise == "surface":
+        return SurfaceNoise(seed)
+    return (ConstantNoise if config.noise == "constant" else world_map)(seed, beta=config.beta)
+
+
+def build_schedule(config: GenerateConfig, method: str) -> Schedule | None:
+    """The schedule asked for; `auto` is linear for the methods whose time runs down, and each paper's otherwise."""
+    if config.schedule == "auto" and method not in _FLOW:
+        return None
+    name = "linear" if config.schedule == "auto" else config.schedule
+    return schedule_named(name, config.t_max, config.t_min)
+
+
+def optimizer_for(config: GenerateConfig, scene: Scene) -> torch.optim.Adam:
+    """Adam with a rate for the field and one for the background."""
+    o = config.optim
+    groups = [
+        {"params": list(scene.field.parameters()), "lr": o.learning_rate},
+        {"params": list(scene.background.parameters()), "lr": o.background_rate},
+    ]
+    return torch.optim.Adam([g for g in groups if g["params"]], betas=o.betas, eps=o.epsilon)
+
+
+def set_threads(config: GenerateConfig) -> None:
+    """How many threads a process uses on a CPU; one, where several processes share the machine."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    elif config.jobs > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.jobs))
+
+
+_FLOW = ("fsd", "cfd", "sds-annealed")

@@ -1,0 +1,160 @@
+"""``fsd generate | evaluate | export | view | report``.
+
+    fsd generate "an object" --prior bank --guidance fsd sds-annealed --seeds 0-3 --out runs/objects
+    fsd generate "a red mug" --preset stable-diffusion --prior PATH-OR-HUB-ID
+    fsd evaluate runs/objects
+    fsd export runs/objects --out meshes/ --format obj
+    fsd view runs/objects
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 or 143 stopped by a signal after saving.
+Nothing here imports torch before a command knows what it has to do: help answers at once.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+from shared_core.run.command import command_parser, free_folder, refuse_keys, sentences
+from shared_core.run.config import ConfigError, load_yaml, parse_config, run_commands, user_errors
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The console script; returns the exit code."""
+    commands = {"generate": generate, "evaluate": evaluate, "export": export, "view": view, "report": report}
+    return run_commands("fsd", commands, arguments)
+
+
+def generate(arguments: list[str]) -> int:
+    """Make 3D objects from prompts, one per seed and method."""
+    from fsd.config import PRESETS, GenerateConfig, seed_range
+
+    usage = 'fsd generate ["PROMPT" ...] [--preset NAME] [--out DIR] [FLAGS]'
+    parser = command_parser("fsd", "generate", add_help=False, usage=usage)
+    parser.add_argument(
+        "--preset", choices=PRESETS, help="where to start from; default bank without a prompt"
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML file; its values win over the preset's"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder; default runs/fsd-PROMPT")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder")
+    first_flag = next((n for n, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    prompts, arguments = arguments[:first_flag], arguments[first_flag:]
+    given, flags = parser.parse_known_args(arguments)
+    if {"-h", "--help"} & set(flags):
+        print(parser.format_help() + "\nFlags win over the file, and the file over the preset:\n")
+    if given.resume and (given.preset or given.config or given.out or prompts):
+        raise ConfigError(
+            "--resume takes everything from the run's folder: leave out prompts, --preset, --config, --out"
+        )
+    default = PRESETS[given.preset]() if given.preset else None
+    if given.config:
+        default = load_yaml(GenerateConfig, given.config, default)
+    if given.resume:
+        default = load_yaml(GenerateConfig, given.resume / "config.yaml")
+    refuse_keys(flags, GenerateConfig)
+    # A range of seeds as its numbers, which is what the flag takes.
+    flags = [
+        number
+        for word in flags
+        for number in (map(str, seed_range(word)) if re.fullmatch(r"\d+-\d+", word) else [word])
+    ]
+    config = parse_config(GenerateConfig, flags, "fsd generate", default)
+    if prompts:
+        with user_errors():
+            config = GenerateConfig.model_validate({**config.model_dump(), "prompts": prompts})
+    if not config.prompts:
+        raise ConfigError('say what to make: fsd generate "an object" (the first words, before all flags)')
+
+    from fsd.evaluate import as_text
+    from fsd.run import run, slug
+
+    out = given.resume or given.out or free_folder(f"fsd-{slug(config.prompts[0])}")
+    with sentences("fsd") as failed, user_errors():
+        result = run(config, out, bool(given.resume))
+        if result is not None:
+            print(as_text(result), f"open {out / 'report.html'}", sep="\n")
+    return int(bool(failed) or bool(result and result["failed"]))
+
+
+def evaluate(arguments: list[str]) -> int:
+    """Measure diversity, consistency and quality of a run's objects."""
+    parser = command_parser(
+        "fsd", "evaluate", "Prints a table and writes evaluation.json into the run folder."
+    )
+    _add_run(parser)
+    given = parser.parse_args(arguments)
+
+    from shared_core.run.atomic import write_json
+
+    from fsd.evaluate import as_text
+    from fsd.evaluate import evaluate as measure
+
+    with user_errors():
+        result = measure(given.run)
+    write_json(given.run / "evaluation.json", result)
+    print(as_text(result))
+    return 0
+
+
+def export(arguments: list[str]) -> int:
+    """Write the meshes of a run's objects, at any resolution, as GLB, OBJ or PLY."""
+    parser = command_parser("fsd", "export", "Writes one mesh per object of the run, named like its folder.")
+    _add_run(parser)
+    parser.add_argument("--out", type=Path, metavar="DIR", required=True)
+    parser.add_argument("--format", choices=("glb", "obj", "ply"), default="glb")
+    parser.add_argument("--resolution", type=int, default=128, metavar="N", help="cells a side; default 128")
+    parser.add_argument(
+        "--threshold", type=float, metavar="DENSITY", help="default: where silhouettes agree with the renders"
+    )
+    given = parser.parse_args(arguments)
+
+    from fsd.mesh import extract_mesh, write_mesh
+    from fsd.objects import finished
+    from fsd.scene import load_scene
+
+    empty = False
+    with user_errors():
+        objects = finished(given.run)
+        given.out.mkdir(parents=True, exist_ok=True)
+        for item in objects:
+            path = given.out / f"{item.path.name}.{given.format}"
+            try:
+                scene = load_scene(item.path / "scene.safetensors")
+                write_mesh(extract_mesh(scene, given.resolution, given.threshold), path)
+                print(f"wrote {path}")
+            except ValueError as error:
+                empty = True
+                print(f"fsd: {item.path.name}: {error}")
+    return int(empty)
+
+
+def view(arguments: list[str]) -> int:
+    """Turn the objects of a run in the browser (extra: viewer)."""
+    parser = command_parser("fsd", "view", "Serves the meshes of the run until it is stopped with Ctrl-C.")
+    _add_run(parser)
+    parser.add_argument("--port", type=int, default=8080)
+    given = parser.parse_args(arguments)
+
+    from fsd.live import view as serve
+
+    with user_errors():
+        serve(given.run, given.port)
+    return 0
+
+
+def report(arguments: list[str]) -> int:
+    """Write report.html of a run again."""
+    parser = command_parser("fsd", "report", "Reads the run folder.")
+    _add_run(parser)
+    given = parser.parse_args(arguments)
+
+    from fsd.report import report as write
+
+    with user_errors():
+        print(f"open {write(given.run)}")
+    return 0
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")

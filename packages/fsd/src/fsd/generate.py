@@ -1,0 +1,251 @@
+"""One object: from an almost empty blob to a scene, a mesh and pictures of it.
+
+    scene = generate(config, "a red mug", "fsd", seed=0, prior=prior, out="runs/mug/objects/a-red-mug-fsd-seed0")
+
+The loop is the one that a user writes around a guidance of their own.  What a step does is a function of the seed and
+the step alone; a checkpoint holds the scene, the optimiser, the noise and every generator, so that an interrupted
+object goes on bit for bit.
+"""
+
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from shared_core.run import checkpoint
+from shared_core.run.atomic import write_bytes, write_json
+from shared_core.run.folder import RunFolder
+from shared_core.run.metrics import MetricsLog, cut_back
+from shared_core.run.stop import StopFlag
+from tqdm import tqdm
+
+from fsd.build import build_guidance, build_scene, optimizer_for
+from fsd.cameras import orbit, place, turntable
+from fsd.config import GenerateConfig
+from fsd.mesh import extract_mesh, write_mesh
+from fsd.objects import squares
+from fsd.priors.base import Prior
+from fsd.regularizers import binary_entropy, sparsity
+from fsd.scene import Render, Scene
+from fsd.turntable import to_bytes, turntable_frames, write_video
+
+GREY = 0.5
+
+
+def generate(
+    config: GenerateConfig,
+    prompt: str,
+    method: str,
+    seed: int,
+    prior: Prior,
+    out: str | os.PathLike[str],
+    device: torch.device | None = None,
+) -> Scene:
+    """Makes one object in the folder `out`, or goes on with it; object.json, written last, says that it is done.
+
+    Raises RunFolderError if the folder is in use or was begun with another configuration, ValueError for a prompt or
+    settings that the prior cannot take, FloatingPointError for numbers that are not finite, and SystemExit after
+    saving when the process is told to stop.
+    """
+    device = device or torch.device("cpu")
+    folder = RunFolder(out)
+    record = {**config.model_dump(mode="json"), "prompts": [prompt], "guidance": [method], "seeds": [seed]}
+    with folder.open(record, resume=True, ignore=("jobs", "device", "threads")), StopFlag() as stop:
+        encoded = prior.encode_text(prompt, "" if method == "nfsd" else config.negative_prompt)
+        scene = build_scene(config, seed).to(device)
+        about = _optimise(config, method, seed, prior, encoded, scene, folder, device, stop)
+        if device.type == "cuda":
+            about["peak_memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+        show(config, scene, prior, folder.path, about)
+        identity = {
+            "prompt": prompt,
+            "guidance": method,
+            "noise": config.noise,
+            "prior": config.prior,
+            "seed": seed,
+        }
+        write_json(folder.path / "object.json", {**identity, "steps": config.steps, **about})
+    return scene
+
+
+def _optimise(
+    config: GenerateConfig,
+    method: str,
+    seed: int,
+    prior: Prior,
+    encoded: Any,
+    scene: Scene,
+    folder: RunFolder,
+    device: torch.device,
+    stop: StopFlag,
+) -> dict[str, Any]:
+    guide = build_guidance(config, prior, method, seed).to(device)
+    optimizer = optimizer_for(config, scene)
+    # Cameras are drawn on the CPU, so that a seed sees the same ones on every device.
+    view_generator = torch.Generator().manual_seed(seed)
+    ray_generator = torch.Generator(device).manual_seed(seed)
+    generators = {"view": view_generator, "ray": ray_generator, "prior": getattr(prior, "generator", None)}
+    saved = {"scene": scene, "guide": guide, "optimizer": optimizer}
+    state: dict[str, Any] = {"seconds": 0.0, "calls": 0, "memory": 0.0}
+
+    # where an earlier process stopped
+    step = 0
+    if checkpoint.latest(folder.checkpoints):
+        found = checkpoint.load(folder.checkpoints)
+        for name, part in saved.items():
+            part.load_state_dict(found.tensors[name])
+        for name, generator in generators.items():
+            if generator is not None:
+                generator.set_state(found.state["generators"][name])
+        step, state = found.step, found.state
+    cut_back(folder.metrics, step)
+    pictures = _earlier_pictures(folder.path / "progress.png", step // config.picture_every)
+    begun, calls = time.perf_counter() - state["seconds"], prior.calls - state["calls"]
+
+    def save() -> None:
+        states = {name: g.get_state() for name, g in generators.items() if g is not None}
+        state.update(
+            seconds=time.perf_counter() - begun,
+            calls=prior.calls - calls,
+            memory=max(state["memory"], _peak_memory_gb()),
+            generators=states,
+        )
+        checkpoint.save(folder.checkpoints, step, saved, state)
+
+    bar = tqdm(total=config.steps, initial=step, desc=folder.path.name, disable=None, leave=False)
+    with bar, MetricsLog(folder.metrics) as log:
+        while step < config.steps:
+            progress = step / config.steps
+            c = config.cameras
+            cameras = orbit(
+                config.batch_size,
+                view_generator,
+                config.views or prior.views,
+                elevation_deg=c.elevation_deg,
+                distance=c.distance,
+                fov_deg=c.fov_deg,
+            ).to(device)
+            view = scene.render(cameras, config.size, ray_generator, progress=progress)
+            guided = guide(view.image, encoded, cameras, progress, view.opacity, view.depth)
+            loss = guided.loss + _regularisers(config, view)
+            optimizer.zero_grad()
+            loss.backward()
+            if config.optim.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(scene.parameters(), config.optim.clip_norm)
+            optimizer.step()
+            scene.update_occupancy(step)
+            step += 1
+            bar.update()
+
+            if step % config.log_every == 0 or step in (1, config.steps):
+                log.log(
+                    step,
+                    t=guided.t,
+                    loss=loss.item(),
+                    grad_norm=_gradient_norm(scene),
+                    opacity=view.opacity.mean().item(),
+                    time={"seconds": time.perf_counter() - begun},
+                )
+            if step % config.picture_every == 0:
+                pictures.append(turntable_frames(scene, 1, config.size)[0])
+                write_row(np.stack(pictures), folder.path / "progress.png")
+            if stop.stopped or step % config.checkpoint_every == 0 or step == config.steps:
+                save()
+            if stop.stopped and step < config.steps:
+                raise SystemExit(stop.exit_code)
+    return {
+        "seconds": state["seconds"],
+        "network_calls": state["calls"],
+        "peak_memory_gb": state["memory"],
+    }
+
+
+@torch.no_grad()
+def show(config: GenerateConfig, scene: Scene, prior: Prior, out: Path, about: dict[str, Any]) -> None:
+    """Writes the scene, its pictures, turntables and mesh into the folder, and what they show into `about`."""
+    device = next(scene.parameters()).device
+    grey = torch.full((3,), GREY, device=device)
+    around = turntable(24).to(device)
+    views = torch.cat(
+        [scene.render(around[n : n + 4], config.size, background=grey).image for n in range(0, 24, 4)]
+    )
+    write_row(to_bytes(views), out / "views.png")
+    sides = scene.render(place([0, 90, 180, 270]).to(device), config.size, background=grey, normals=True)
+    write_row(to_bytes(_shown_depth(sides).expand(-1, 3, -1, -1)), out / "depth.png")
+    if sides.normal is not None:
+        write_row(to_bytes((sides.normal + 1) / 2), out / "normal.png")
+    about.update(_described(prior, views, around))
+    scene.save(out / "scene.safetensors")
+    frames = turntable_frames(scene, config.frames, max(config.size, 128))
+    for suffix in ("mp4", "gif"):
+        write_video(frames, out / f"turntable.{suffix}")
+    try:
+        write_mesh(extract_mesh(scene, config.mesh_resolution), out / "mesh.glb")
+        about["mesh"] = None
+    except ValueError as error:
+        # An object that vanished is a result too: its pictures show it, and the reason stands in object.json.
+        about["mesh"] = str(error)
+
+
+def write_row(frames: UInt8[np.ndarray, "n h w 3"], path: Path) -> None:
+    """Pictures side by side in one PNG."""
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(list(frames), 1)).save(buffer, format="PNG")
+    write_bytes(path, buffer.getvalue())
+
+
+def _described(prior: Prior, views: torch.Tensor, cameras: Any) -> dict[str, Any]:
+    """What the prior calls the views; a prior that knows the truth says, others leave it open."""
+    describe = getattr(prior, "describe", None)
+    if describe is None:
+        return {"label": None, "labels": None, "view_consistency": None, "quality": None}
+    labels, distances = describe(views, cameras)
+    label = max(labels, key=labels.count)
+    return {
+        "label": label,
+        "labels": labels,
+        "view_consistency": labels.count(label) / len(labels),
+        "quality": distances.mean().item(),
+    }
+
+
+def _regularisers(config: GenerateConfig, view: Render) -> torch.Tensor | float:
+    r = config.regularizers
+    return (r.sparsity * sparsity(view.opacity) if r.sparsity else 0.0) + (
+        r.opaque * binary_entropy(view.opacity) if r.opaque else 0.0
+    )
+
+
+def _earlier_pictures(path: Path, count: int) -> list[np.ndarray]:
+    """The pictures that an interrupted object left, up to the checkpoint."""
+    return list(squares(path)[:count]) if count and path.is_file() else []
+
+
+def _shown_depth(view: Render) -> torch.Tensor:
+    """Near is bright, far is dark, nothing is black."""
+    solid = view.opacity > 0.5
+    if not bool(solid.any()):
+        return torch.zeros_like(view.depth)
+    near, far = view.depth[solid].amin(), view.depth[solid].amax()
+    bright = 1 - 0.8 * (view.depth - near) / (far - near).clamp(min=1e-6)
+    return torch.where(solid, bright, 0.0)
+
+
+def _gradient_norm(scene: Scene) -> float:
+    norms = [p.grad.norm() for p in scene.parameters() if p.grad is not None]
+    return torch.stack(norms).norm().item()
+
+
+def _peak_memory_gb() -> float:
+    """The largest memory this process has had; kilobytes on Linux, bytes on a Mac."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e9 if sys.platform == "darwin" else 1e6)

@@ -1,0 +1,16 @@
+"""Further losses on a render, as text-to-3D commonly adds them."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def sparsity(opacity: Float[Tensor, "b 1 h w"]) -> Float[Tensor, ""]:
+    """Mean of sqrt(opacity^2 + 0.01): less matter; smooth at 0 (DreamFusion's released settings)."""
+    return (opacity.square() + 0.01).sqrt().mean()
+
+
+def binary_entropy(opacity: Float[Tensor, "b 1 h w"]) -> Float[Tensor, ""]:
+    """Mean of -o log o - (1 - o) log(1 - o), in nats: either matter or none."""
+    o = opacity.clamp(1e-3, 1 - 1e-3)
+    return (-o * o.log() - (1 - o) * torch.log1p(-o)).mean()
