@@ -8,7 +8,7 @@ density and colour, and `density(points)` alone.  Density is per unit of length 
     >>> density, color = field(torch.rand(1000, 3) * 2 - 1)
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ Density = Float[Tensor, " n"]
 Color = Float[Tensor, "n 3"]
 
 
+@runtime_checkable
 class Field(Protocol):
     """What the renderer asks of a field; any renderer's own will do."""
 

@@ -56,7 +56,7 @@ def render_rays(
     occupancy: says for points which are worth asking the field about; the others count as empty.
     normals: "autograd", "finite" or "analytic" (see `fsd.normals`); None leaves them out.
     chunk: samples at a time.  Above it the backward pass computes each chunk again, so that memory is bounded;
-        the numbers stay the same.
+        the numbers stay the same but for rounding.
 
     Raises ValueError for sizes below one and unknown bounds.
     """

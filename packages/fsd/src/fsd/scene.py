@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -23,6 +24,7 @@ from fsd.cameras import Cameras, rays
 from fsd.fields import DenseGrid, HashGrid
 from fsd.occupancy import OccupancyGrid
 from fsd.render import render_rays
+from fsd.shading import draw_shading, light_near, shaded
 
 BACKGROUNDS: dict[str, Callable[..., nn.Module]] = {
     "constant": ConstantBackground,
@@ -46,6 +48,7 @@ class Scene(nn.Module):
     samples, fine_samples, bounds, chunk: see `fsd.render.render_rays`.
     normals: how normals are found where they are asked for, see `fsd.normals`.
     occupancy: cells a side of the grid that spares questions to the field; 0 for none.
+    shading: light the object in some training steps, more of them as the run goes on, see `fsd.shading`.
     """
 
     def __init__(
@@ -57,13 +60,14 @@ class Scene(nn.Module):
         bounds: str = "box",
         normals: str = "finite",
         occupancy: int = 0,
+        shading: bool = False,
         chunk: int = 2**19,
     ) -> None:
         super().__init__()
         self.field, self.background = field, background
         self.occupancy = OccupancyGrid(occupancy, field.radius) if occupancy else None
         self.samples, self.fine_samples, self.bounds = samples, fine_samples, bounds
-        self.normals, self.chunk = normals, chunk
+        self.normals, self.shading, self.chunk = normals, shading, chunk
         # What `save` writes beside the weights; the builder functions fill it in.
         self.arguments: dict[str, Any] = {}
 
@@ -78,23 +82,35 @@ class Scene(nn.Module):
     ) -> Render:
         """Square views of `size` pixels a side.
 
-        generator: places the samples along the rays at random, as training wants it.
+        generator: places the samples along the rays, and the light where there is shading, at random, as training
+            wants it; None gives the plain picture.
         background: a colour to composite on instead of the scene's own.
+        progress: how far training is, from 0 to 1, for the shading.
+
+        Raises ValueError for a size below one.
         """
         if size < 1:
             raise ValueError(f"size={size}; give at least one pixel")
+        kind = "albedo"
+        if self.shading and generator is not None:
+            kind = draw_shading(progress, generator)
         origins, directions = (tensor.reshape(-1, 3) for tensor in rays(cameras, size, size))
         found = render_rays(
             self.field, origins, directions, self.samples, self.fine_samples, self.bounds, generator,
-            self.occupancy, self.normals if normals else None, self.chunk,
+            self.occupancy, self.normals if normals or kind != "albedo" else None, self.chunk,
         )  # fmt: skip
+        color = found.color
+        if kind != "albedo" and generator is not None and found.normal is not None:
+            light = light_near(cameras.position, generator).repeat_interleave(size * size, 0)
+            to_light = F.normalize(light - origins - directions * found.depth.detach()[:, None], dim=1)
+            color = shaded(kind, color, found.opacity, found.normal, to_light)
         behind = self.background(directions) if background is None else background.to(origins)
-        color = found.color + (1 - found.opacity[:, None]) * behind
+        color = color + (1 - found.opacity[:, None]) * behind
 
         def images(values: Tensor) -> Tensor:
             return values.view(len(cameras), size, size, -1).permute(0, 3, 1, 2)
 
-        normal = None if found.normal is None else images(found.normal)
+        normal = images(found.normal) if normals and found.normal is not None else None
         return Render(images(color), images(found.opacity), images(found.depth), normal)
 
     def update_occupancy(self, step: int) -> None:
