@@ -3,6 +3,8 @@
 The text is split into words of one letter, so tokens can be counted by hand.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +95,162 @@ def tiny_stable_diffusion(
     )
     pipeline.save_pretrained(folder)
     return folder
+
+
+def t5_tokenizer(length: int = 512) -> Any:
+    from transformers import T5Tokenizer
+
+    words = ["<pad>", "</s>", "<unk>", "▁", *LETTERS]
+    return T5Tokenizer(vocab=[(word, -1.0) for word in words], extra_ids=0, model_max_length=length)
+
+
+def t5_text(width: int = 8) -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(
+        T5Config(vocab_size=4 + len(LETTERS), d_model=width, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    )
+
+
+def tiny_sdxl(folder: Path) -> Path:
+    """Two text encoders of 8 and 8 channels, pooled text and sizes as added conditions."""
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+    torch.manual_seed(0)
+    net = unet(
+        cross_attention_dim=16,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=8 + 6 * 4,
+    )
+    StableDiffusionXLPipeline(
+        vae=vae(scaling_factor=0.13),
+        text_encoder=clip_text(),
+        text_encoder_2=clip_text("CLIPTextModelWithProjection"),
+        tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(),
+        unet=net,
+        scheduler=EulerDiscreteScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            steps_offset=1,
+            timestep_spacing="leading",
+        ),
+        add_watermarker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+def tiny_pixart(folder: Path, kind: str = "Sigma", **settings: Any) -> Path:
+    """A transformer that gives a variance beside the noise; `kind` is Alpha or Sigma.
+
+    With sample_size=128 it is told the image's size, as PixArt-alpha of 1,024 pixels is.
+    """
+    import diffusers
+
+    torch.manual_seed(0)
+    net = diffusers.PixArtTransformer2DModel(
+        num_attention_heads=3,
+        attention_head_dim=4,
+        num_layers=1,
+        cross_attention_dim=12,
+        caption_channels=8,
+        **{"sample_size": 8, **settings},
+    )
+    getattr(diffusers, f"PixArt{kind}Pipeline")(
+        tokenizer=t5_tokenizer(),
+        text_encoder=t5_text(),
+        vae=vae(),
+        transformer=net,
+        scheduler=ddim(),
+    ).save_pretrained(folder)
+    return folder
+
+
+def tiny_deepfloyd(folder: Path, **unet_settings: Any) -> Path:
+    """Pixels of 3 by 8 by 8, and a variance beside the noise."""
+    from diffusers import DDPMScheduler, IFPipeline
+
+    torch.manual_seed(0)
+    IFPipeline(
+        tokenizer=t5_tokenizer(),
+        text_encoder=t5_text(),
+        unet=unet(**{"in_channels": 3, "out_channels": 6, **unet_settings}),
+        scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range"),
+        safety_checker=None,
+        feature_extractor=None,
+        watermarker=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+def tiny_sd3(folder: Path) -> Path:
+    """Flow matching with three text encoders and a shifted VAE."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    torch.manual_seed(0)
+    net = SD3Transformer2DModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        attention_head_dim=4,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        caption_projection_dim=8,
+        pooled_projection_dim=16,
+        pos_embed_max_size=8,
+    )
+    StableDiffusion3Pipeline(
+        transformer=net,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae(shift_factor=0.06, scaling_factor=1.5),
+        text_encoder=clip_text("CLIPTextModelWithProjection"),
+        tokenizer=clip_tokenizer(),
+        text_encoder_2=clip_text("CLIPTextModelWithProjection"),
+        tokenizer_2=clip_tokenizer(),
+        text_encoder_3=t5_text(16),
+        tokenizer_3=t5_tokenizer(),
+    ).save_pretrained(folder)
+    return folder
+
+
+def tiny_flux(folder: Path, guidance_embeds: bool = True) -> Path:
+    """Flow matching in packed latents, told the guidance scale."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    torch.manual_seed(0)
+    net = FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=8,
+        pooled_projection_dim=8,
+        guidance_embeds=guidance_embeds,
+        axes_dims_rope=(2, 2, 4),
+    )
+    FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae(shift_factor=0.1, scaling_factor=0.36, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=clip_text(),
+        tokenizer=clip_tokenizer(),
+        text_encoder_2=t5_text(),
+        tokenizer_2=t5_tokenizer(),
+        transformer=net,
+    ).save_pretrained(folder)
+    return folder
+
+
+FAMILIES: dict[str, Callable[[Path], Path]] = {
+    "stable-diffusion": tiny_stable_diffusion,
+    "sdxl": tiny_sdxl,
+    "pixart-alpha": partial(tiny_pixart, kind="Alpha", sample_size=128),
+    "pixart-sigma": tiny_pixart,
+    "deepfloyd": tiny_deepfloyd,
+    "sd3": tiny_sd3,
+    "flux": tiny_flux,
+}

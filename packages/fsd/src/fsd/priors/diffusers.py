@@ -12,7 +12,7 @@ Families: Stable Diffusion 1.x and 2.x, SDXL, PixArt, DeepFloyd-IF stage I (pixe
 
 import gc
 import os
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -106,7 +106,7 @@ class DiffusersPrior:
         precision: str = "fp32",
         offload: bool = False,
         **settings: Any,
-    ) -> Self:
+    ) -> "DiffusersPrior":
         """A pipeline from a local folder or a hub id; `settings` as for the class.
 
         precision: "fp32", "fp16" (not on a CPU) or "bf16".  With fp16 the VAE stays in float32.
@@ -126,7 +126,9 @@ class DiffusersPrior:
         """The image encoder; None for a model of pixels."""
         return getattr(self.pipeline, "vae", None)
 
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
+    def to(
+        self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> "DiffusersPrior":
         """Moves all networks, and the prompts encoded so far."""
         self.device = torch.device(device) if device is not None else self.device
         for module in self.pipeline.components.values():

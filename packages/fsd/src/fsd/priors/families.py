@@ -18,7 +18,7 @@ from torch import Tensor
 
 Rows = dict[str, Tensor]
 Encode = Callable[[Any, list[str]], Rows]
-Forward = Callable[[Any, Tensor, float, Rows, float | None, dict[str, Tensor]], Tensor]
+Forward = Callable[[Any, Tensor, int | float, Rows, float | None, dict[str, Tensor]], Tensor]
 
 
 class Family(NamedTuple):
@@ -86,7 +86,12 @@ def encode_flux(pipeline: Any, texts: list[str]) -> Rows:
 
 
 def forward_unet(
-    pipeline: Any, x: Tensor, timestep: float, rows: Rows, guidance: float | None, extra: dict[str, Tensor]
+    pipeline: Any,
+    x: Tensor,
+    timestep: int | float,
+    rows: Rows,
+    guidance: float | None,
+    extra: dict[str, Tensor],
 ) -> Float[Tensor, "b c h w"]:
     """Stable Diffusion 1.x and 2.x, SDXL (`pooled` and the image's size), DeepFloyd-IF (learned variance dropped)."""
     added = None
@@ -101,7 +106,12 @@ def forward_unet(
 
 
 def forward_pixart(
-    pipeline: Any, x: Tensor, timestep: float, rows: Rows, guidance: float | None, extra: dict[str, Tensor]
+    pipeline: Any,
+    x: Tensor,
+    timestep: int | float,
+    rows: Rows,
+    guidance: float | None,
+    extra: dict[str, Tensor],
 ) -> Float[Tensor, "b c h w"]:
     """PixArt alpha and sigma; the second half of the channels is a learned variance."""
     added = {"resolution": None, "aspect_ratio": None}
@@ -120,7 +130,12 @@ def forward_pixart(
 
 
 def forward_sd3(
-    pipeline: Any, x: Tensor, timestep: float, rows: Rows, guidance: float | None, extra: dict[str, Tensor]
+    pipeline: Any,
+    x: Tensor,
+    timestep: int | float,
+    rows: Rows,
+    guidance: float | None,
+    extra: dict[str, Tensor],
 ) -> Float[Tensor, "b c h w"]:
     return pipeline.transformer(
         hidden_states=x,
@@ -132,7 +147,12 @@ def forward_sd3(
 
 
 def forward_flux(
-    pipeline: Any, x: Tensor, timestep: float, rows: Rows, guidance: float | None, extra: dict[str, Tensor]
+    pipeline: Any,
+    x: Tensor,
+    timestep: int | float,
+    rows: Rows,
+    guidance: float | None,
+    extra: dict[str, Tensor],
 ) -> Float[Tensor, "b c h w"]:
     """Flux sees 2x2 patches as tokens, and takes time in [0, 1] and the guidance scale as inputs."""
     b, _, h, w = x.shape

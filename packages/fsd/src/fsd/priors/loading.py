@@ -44,6 +44,8 @@ def load_pipeline(
             dtype = {"vae": torch.float32, "default": dtype}
         pipeline = DiffusionPipeline.from_pretrained(path, dtype=dtype, **unused)
     except OSError as error:
+        if Path(path).is_dir():
+            raise OSError(f"{path} is incomplete or cannot be read ({_first_line(error)})") from error
         raise OSError(
             f"cannot load {path} ({_first_line(error)}). Give the folder of a pipeline (with model_index.json), or "
             "the id of one on the hub, owner/name. Models that older repositories take by default, such as "

@@ -46,7 +46,7 @@ def process_of(scheduler: Any) -> Process:
     return Process(table.double().cpu(), prediction)
 
 
-def step_of(process: Process, t: float) -> float:
+def step_of(process: Process, t: float) -> int | float:
     """The network's timestep at time t: an index into the table, or 1000 t for a flow."""
     if not 0 < t <= 1:
         raise ValueError(f"t is {t}; time runs from 1 (noise) down to, and without, 0")

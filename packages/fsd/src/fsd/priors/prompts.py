@@ -58,8 +58,9 @@ def refuse_too_long(pipeline: Any, family: Family, text: str) -> None:
     # A pipeline with a second, longer encoder is meant to be given prompts that the first one cuts.
     count, most = max(counts, key=lambda pair: pair[1])
     if count > most:
+        shown = text if len(text) < 80 else f"{text[:40]} ... {text[-30:]}"
         raise ValueError(
-            f"{text!r} has {count} tokens, and the text encoder of this {family.name} reads {most} (marks of start "
+            f"{shown!r} has {count} tokens, and the text encoder of this {family.name} reads {most} (marks of start "
             "and end included); shorten it"
         )
 
