@@ -238,11 +238,11 @@ def test_a_sampled_posterior_goes_on_from_its_state(load: Load) -> None:
     prior = load("stable-diffusion", posterior="sample", seed=3)
     image = torch.rand(1, 3, 16, 16)
     mean = load("stable-diffusion").encode_image(image)
-    state = prior.state_dict()
+    state = prior.generator.get_state()
     first, second = prior.encode_image(image), prior.encode_image(image)
     assert not torch.equal(first, second)
     other = load("stable-diffusion", posterior="sample", seed=4)
-    other.load_state_dict(state)
+    other.generator.set_state(state)
     assert torch.equal(other.encode_image(image), first)
     draws = torch.stack([prior.encode_image(image) for _ in range(400)])
     posterior = prior.vae.encode(image * 2 - 1).latent_dist

@@ -97,6 +97,12 @@ def tiny_stable_diffusion(
     return folder
 
 
+def tiny_multi_view(folder: Path) -> Path:
+    """A Stable Diffusion whose UNet takes 16 numbers of a camera with each view, as MVDream's does."""
+    camera = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 16}
+    return tiny_stable_diffusion(folder, camera)
+
+
 def t5_tokenizer(length: int = 512) -> Any:
     from transformers import T5Tokenizer
 

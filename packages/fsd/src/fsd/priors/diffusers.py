@@ -47,7 +47,7 @@ class DiffusersPrior:
     perp_neg: steer away from the views that the camera does not see; twice the network's work.
     image_size: side in pixels of what it judges; the model's own if None.  Views of any size are resized to it.
     posterior: "mode" takes the mean of the VAE's posterior, so a run is a function of its state; "sample" draws from
-        it, as the code released with Consistent Flow Distillation does, from a generator in `state_dict()`.
+        it, as the code released with Consistent Flow Distillation does, from `generator`.
     slicing: the VAE takes one image after another, and attention one slice.
     Raises ValueError for a pipeline or a scheduler that cannot be used, saying why.
     """
@@ -102,7 +102,7 @@ class DiffusersPrior:
     def from_pretrained(
         cls,
         path: str | os.PathLike[str],
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
         precision: str = "fp32",
         offload: bool = False,
         **settings: Any,
@@ -236,14 +236,6 @@ class DiffusersPrior:
         out = self.family.forward(self.pipeline, x_t.to(dtype), step, rows, guidance_scale, extra)
         self.calls += 1
         return to_noise(self.process, out.to(wide), x_t.to(wide), t)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The state of the generator that posterior="sample" draws from."""
-        return {"generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Puts it back."""
-        self.generator.set_state(state["generator"].cpu())
 
     def _parts(self, condition: Condition, guidance_scale: float) -> list[Rows]:
         """The texts that the network must see: negative, prompt, and those to stay away from."""

@@ -15,7 +15,10 @@ UNUSED = ("safety_checker", "watermarker")
 
 
 def load_pipeline(
-    path: str | os.PathLike[str], device: str = "cpu", precision: str = "fp32", offload: bool = False
+    path: str | os.PathLike[str],
+    device: str | torch.device = "cpu",
+    precision: str = "fp32",
+    offload: bool = False,
 ) -> Any:
     """The pipeline, on the device; with `offload` its network stays in the computer's memory between layers.
 
