@@ -16,14 +16,14 @@ RED, BLUE, GREEN = (0.85, 0.15, 0.1), (0.1, 0.25, 0.85), (0.2, 0.7, 0.25)
 
 
 def known_scene(shape: str, color: tuple[float, float, float], resolution: int = 24) -> Scene:
-    """A "ball" of radius 0.6 or a "box" of 1.0 by 1.0 by 1.2, with a yellow nose on its front, +y, up by 0.3."""
+    """A "ball" of radius 0.6 or a "box" of 0.8 by 1.0 by 1.0, with a yellow nose on its front, +y, up by 0.3."""
     scene = grid_scene(resolution, blob_scale=0.0, samples=32)
     axis = torch.linspace(-1, 1, resolution)
     x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
     if shape == "ball":
         inside = x**2 + y**2 + z**2 < 0.6**2
     else:
-        inside = (x.abs() < 0.5) & (y.abs() < 0.5) & (z.abs() < 0.6)
+        inside = (x.abs() < 0.4) & (y.abs() < 0.5) & (z.abs() < 0.5)
     nose = x**2 + (y - 0.6) ** 2 + (z - 0.3) ** 2 < 0.2**2
     with torch.no_grad():
         scene.field.values[0, 0] = torch.where(inside | nose, 60.0, -12.0)
@@ -36,7 +36,7 @@ def known_scene(shape: str, color: tuple[float, float, float], resolution: int =
 def write_object(folder: Path, scene: Scene, about: dict[str, Any], size: int = 32) -> None:
     """An object folder as `fsd generate` leaves it."""
     from fsd.mesh import extract_mesh, write_mesh
-    from fsd.turntable import to_bytes, turntable_frames, write_video
+    from fsd.turntable import turntable_frames, write_video
 
     folder.mkdir(parents=True)
     scene.save(folder / "scene.safetensors")

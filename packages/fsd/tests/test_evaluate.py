@@ -40,10 +40,11 @@ def test_distances_are_those_of_the_views_and_the_scenes(made_up_run: Path, resu
     assert sds["pairwise_distance"] == sds["volume_distance"] == 0
     assert 1.2 < fsd["vendi"] <= 2
     assert sds["vendi"] == pytest.approx(1, abs=1e-4)
-    # A ball of radius 0.6 inside a box of 1 by 1 by 1.2, but for its caps on four sides; noses left out.
-    ball, box = 4 / 3 * np.pi * 0.6**3, 1.2
-    caps = 4 * np.pi * 0.1**2 * (3 * 0.6 - 0.1) / 3
-    assert fsd["volume_distance"] == pytest.approx(1 - (ball - caps) / (box + caps), abs=0.08)
+    # The ball of radius 0.6 against the box of 0.8 by 1 by 1, noses left out.
+    x, y, z = np.meshgrid(*3 * [np.linspace(-0.7, 0.7, 100)], indexing="ij")
+    ball = x**2 + y**2 + z**2 < 0.6**2
+    box = (abs(x) < 0.4) & (abs(y) < 0.5) & (abs(z) < 0.5)
+    assert fsd["volume_distance"] == pytest.approx(1 - (ball & box).sum() / (ball | box).sum(), abs=0.08)
     assert fsd["enclosed_share"] == fsd["floaters"] == 0
 
 

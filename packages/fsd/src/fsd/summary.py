@@ -69,14 +69,14 @@ def comparison(rows: Sequence[Row]) -> list[str]:
             if first["pairwise_distance"] is None or other["pairwise_distance"] is None:
                 continue
             names = [method_name(row["guidance"]) for row in (first, other)]
-            if other["pairwise_distance"] < 1e-6:
-                far = "apart, those of {1} on each other"
+            ours, theirs = first["pairwise_distance"], other["pairwise_distance"]
+            if theirs < 1e-6:
+                sentence = f"The seeds of {names[1]} all gave the same object; those of {names[0]} lie {ours:.3f} apart"
             else:
-                far = f"{first['pairwise_distance'] / other['pairwise_distance']:.2g} times as far apart as those of {{1}}"
-            sentence = (
-                f"The seeds of {names[0]} lie {far.format(*names)} "
-                f"({first['pairwise_distance']:.3f} against {other['pairwise_distance']:.3f})"
-            )
+                sentence = (
+                    f"The seeds of {names[0]} lie {ours / theirs:.2g} times as far apart as those of {names[1]} "
+                    f"({ours:.3f} against {theirs:.3f})"
+                )
             if first["distinct"] is not None and other["distinct"] is not None:
                 sentence += (
                     f", with {first['distinct']} distinct objects of {len(first['seeds'])} against "
@@ -107,7 +107,7 @@ def meaning(rows: Sequence[Row]) -> list[str]:
         words.append("One seed has no distance to another: give several to see how much the objects differ.")
     if any(row["view_consistency"] is not None for row in rows):
         words.append(
-            "View consistency is the share of an object's views that the prior takes for the same thing, 1 for an "
+            "View consistency is the share of an object's views that the prior takes for the same thing, 100 % for an "
             "object that is one all around; quality is the prior's own measure of the views."
         )
     else:

@@ -1,4 +1,4 @@
-// Turns every <canvas class="mesh"> of the page: one WebGL context draws them all, each canvas gets a copy.
+// Turns every canvas of class "mesh" on the page: one WebGL context draws them all, each canvas gets a copy.
 // A browser allows about 16 contexts a page; a report may hold a hundred meshes.
 "use strict";
 (() => {
