@@ -81,7 +81,7 @@ def test_a_background_learns(background: str) -> None:
     start = scene.render(camera, 8).image[0, :, 0, 0]
     torch.testing.assert_close(start, torch.tensor([0.2, 0.5, 0.8]), atol=0.15, rtol=0)
     optimizer = torch.optim.Adam(scene.background.parameters(), 0.02)
-    for _ in range(200):
+    for _ in range(400):
         optimizer.zero_grad()
         (scene.render(camera, 8).image[0, :, 0, 0] - torch.tensor([0.9, 0.1, 0.4])).square().sum().backward()
         optimizer.step()

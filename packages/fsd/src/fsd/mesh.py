@@ -62,16 +62,15 @@ def extract_mesh(scene: Scene, resolution: int = 96, threshold: float | None = N
     vertices = ((corner - 1) * spacing - radius).astype(np.float32)
     # skimage's triangles are counter-clockwise seen from where the values are high: from inside.
     faces = np.ascontiguousarray(faces[:, ::-1]).astype(np.int64)
-    colors = surface_colors(
-        scene, torch.from_numpy(vertices), torch.from_numpy(_outward(vertices, faces)), spacing
-    )
+    outward = torch.from_numpy(outward_normals(vertices, faces))
+    colors = surface_colors(scene, torch.from_numpy(vertices).to(lattice), outward.to(lattice))
     return Mesh(vertices, faces, colors.cpu().numpy())
 
 
 @torch.no_grad()
 def density_lattice(scene: Scene, resolution: int) -> Float[Tensor, "r r r"]:
     """The density on `resolution`^3 points that fill the scene's cube; axes x, y, z."""
-    device = next(iter(scene.state_dict().values())).device
+    device = device_of(scene)
     axis = torch.linspace(-scene.field.radius, scene.field.radius, resolution, device=device)
     points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).view(-1, 3)
     found = [scene.field.density(chunk) for chunk in points.split(2**18)]
@@ -109,26 +108,31 @@ def best_threshold(scene: Scene, lattice: Float[Tensor, "r r r"], size: int = 64
 
 @torch.no_grad()
 def surface_colors(
-    scene: Scene, points: Float[Tensor, "n 3"], outward: Float[Tensor, "n 3"], spacing: float
+    scene: Scene, points: Float[Tensor, "n 3"], outward: Float[Tensor, "n 3"]
 ) -> Float[Tensor, "n 3"]:
     """What one sees of the scene at points of its surface, looking along the normal from just outside.
 
-    A short ray through the fog of the surface, rendered as any other: the colour of a single point would be that of
-    nothing a little outside, and of nothing that was ever seen a little inside.
+    Surfaces of fields are fog: much of what one sees at a place lies behind it, so a short ray is rendered there.
+    Fitted to photographs, a third as far from what is seen as the field's colour at the point itself.
     """
-    edges = torch.linspace(-2, 4, 13, device=outward.device) * spacing
+    edges = torch.linspace(-0.15, 0.45, 25, device=points.device) * scene.field.radius
     t = (edges[1:] + edges[:-1]) / 2
     found = []
-    for near, away in zip(points.split(2**16), outward.split(2**16), strict=True):
-        inside = (near[:, None] - away[:, None] * t[:, None]).clamp(-scene.field.radius, scene.field.radius)
-        density, color = scene.field(inside.view(-1, 3))
-        starts, ends = (e.expand(len(near), -1) for e in (edges[:-1], edges[1:]))
+    for near, away in zip(points.split(2**14), outward.split(2**14), strict=True):
+        along = (near[:, None] - away[:, None] * t[:, None]).clamp(-scene.field.radius, scene.field.radius)
+        density, color = scene.field(along.view(-1, 3))
+        starts, ends = (edge.expand(len(near), -1) for edge in (edges[:-1], edges[1:]))
         weights, _, _ = nerfacc.render_weight_from_density(starts, ends, density.view(len(near), -1))
         weights = weights + 1e-8
         found.append(
             (weights[..., None] * color.view(len(near), -1, 3)).sum(1) / weights.sum(1, keepdim=True)
         )
     return torch.cat(found).clamp(0, 1)
+
+
+def device_of(scene: Scene) -> torch.device:
+    """Where the scene's numbers are."""
+    return next((value.device for value in scene.state_dict().values()), torch.device("cpu"))
 
 
 def write_mesh(mesh: Mesh, path: str | os.PathLike[str]) -> None:
@@ -143,7 +147,7 @@ def write_mesh(mesh: Mesh, path: str | os.PathLike[str]) -> None:
     glb = path.suffix.lower() == ".glb"
     colors = _linear(mesh.colors) if glb else mesh.colors
     made = trimesh.Trimesh(
-        mesh.vertices @ _TO_GLB.T if glb else mesh.vertices,
+        mesh.vertices @ TO_GLB.T if glb else mesh.vertices,
         mesh.faces,
         vertex_colors=(colors * 255).round().astype(np.uint8),
         process=False,
@@ -156,7 +160,7 @@ def write_mesh(mesh: Mesh, path: str | os.PathLike[str]) -> None:
 
 
 # Rows are the axes of glTF (x to the left of who faces +z, y up) in those of the world.
-_TO_GLB = np.array([[-1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+TO_GLB = np.array([[-1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
 
 
 def _matte(tree: dict[str, Any]) -> None:
@@ -189,7 +193,7 @@ def _largest_along_rays(
     return torch.cat(largest)
 
 
-def _outward(vertices: Array, faces: Array) -> Array:
+def outward_normals(vertices: Array, faces: Array) -> Array:
     """Unit normals at the vertices: those of the triangles around, weighted by area."""
     a, b, c = (vertices[faces[:, k]] for k in range(3))
     across = np.cross(b - a, c - a)

@@ -1,8 +1,9 @@
 """A coarse lattice of cells that may hold something, so that the field need not be asked about the rest.
 
-Works on any device in plain torch.  A cell counts as occupied if the largest density seen in it of late, or in one
-of its neighbours, absorbs `threshold` of the light or more over one step of the ray, or as much as the mean cell.  No random numbers: the
-places where the cells are looked at go round with the step, so that a run that is resumed goes on bit for bit.
+Works on any device in plain torch.  A cell counts as occupied if the largest density seen in it of late, or in a
+neighbour of it, absorbs `threshold` of the light over one step of the ray, or as much as in the mean cell.  No random
+numbers: the places where the cells are looked at go round with the step, so that a run that is resumed goes on bit
+for bit.
 """
 
 import torch
