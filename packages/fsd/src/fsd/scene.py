@@ -7,6 +7,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,8 +23,9 @@ from torch import Tensor, nn
 from fsd.background import BackgroundMap, ConstantBackground, LearnedBackground
 from fsd.cameras import Cameras, rays
 from fsd.fields import DenseGrid, HashGrid
+from fsd.marching import march_rays, obstacle
 from fsd.occupancy import OccupancyGrid
-from fsd.render import render_rays
+from fsd.render import Rays, render_rays
 from fsd.shading import draw_shading, light_near, shaded
 
 BACKGROUNDS: dict[str, Callable[..., nn.Module]] = {
@@ -48,6 +50,8 @@ class Scene(nn.Module):
     samples, fine_samples, bounds, chunk: see `fsd.render.render_rays`.
     normals: how normals are found where they are asked for, see `fsd.normals`.
     occupancy: cells a side of the grid that spares questions to the field; 0 for none.
+    marching: sample along the rays with nerfacc's CUDA kernels where there are any, see `fsd.marching`; else dense
+        samples are taken, and a line on stderr says so.
     shading: light the object in some training steps, more of them as the run goes on, see `fsd.shading`.
     """
 
@@ -61,13 +65,20 @@ class Scene(nn.Module):
         normals: str = "finite",
         occupancy: int = 0,
         shading: bool = False,
+        marching: bool = False,
         chunk: int = 2**19,
     ) -> None:
         super().__init__()
+        if marching and not occupancy:
+            raise ValueError(
+                "marching goes through the cells of an occupancy grid; give occupancy=32 or so with it"
+            )
         self.field, self.background = field, background
         self.occupancy = OccupancyGrid(occupancy, field.radius) if occupancy else None
         self.samples, self.fine_samples, self.bounds = samples, fine_samples, bounds
         self.normals, self.shading, self.chunk = normals, shading, chunk
+        # None: not known before the first rays show the device.
+        self.marching: bool | None = None if marching else False
         # What `save` writes beside the weights; the builder functions fill it in.
         self.arguments: dict[str, Any] = {}
 
@@ -95,10 +106,9 @@ class Scene(nn.Module):
         if self.shading and generator is not None:
             kind = draw_shading(progress, generator)
         origins, directions = (tensor.reshape(-1, 3) for tensor in rays(cameras, size, size))
-        found = render_rays(
-            self.field, origins, directions, self.samples, self.fine_samples, self.bounds, generator,
-            self.occupancy, self.normals if normals or kind != "albedo" else None, self.chunk,
-        )  # fmt: skip
+        found = self._found(
+            origins, directions, generator, self.normals if normals or kind != "albedo" else None
+        )
         color = found.color
         if kind != "albedo" and generator is not None and found.normal is not None:
             light = light_near(cameras.position, generator).repeat_interleave(size * size, 0)
@@ -112,6 +122,23 @@ class Scene(nn.Module):
 
         normal = images(found.normal) if normals and found.normal is not None else None
         return Render(images(color), images(found.opacity), images(found.depth), normal)
+
+    def _found(
+        self, origins: Tensor, directions: Tensor, generator: torch.Generator | None, normals: str | None
+    ) -> Rays:
+        """What comes back along the rays, in the way that the device allows."""
+        if self.marching is None:
+            reason = obstacle(origins)
+            self.marching = reason is None
+            if reason is not None:
+                print(f"{reason}; taking dense samples instead", file=sys.stderr)
+        if self.marching and self.occupancy is not None:
+            step = 2 * self.field.radius / self.samples
+            return march_rays(self.field, origins, directions, self.occupancy, step, generator, normals)
+        return render_rays(
+            self.field, origins, directions, self.samples, self.fine_samples, self.bounds, generator,
+            self.occupancy, normals, self.chunk,
+        )  # fmt: skip
 
     def update_occupancy(self, step: int) -> None:
         """To be called in each training step; does nothing without an occupancy grid."""
