@@ -9,6 +9,7 @@ import pytest
 import torch
 from fsd.cameras import orbit, place, turntable
 from fsd.priors.diffusers import DiffusersPrior
+from fsd.priors.loading import load_pipeline
 from fsd.priors.multiview import MultiViewPrior, camera_numbers, open_prior
 from torch import Tensor
 
@@ -49,7 +50,7 @@ def test_the_views_of_an_object_see_each_other_and_no_others(scale: float, load:
 def test_one_view_is_the_network_as_it_is(load: Load) -> None:
     prior = load(views=1)
     joined = predict(prior, noisy(3), turntable(3))
-    plain = DiffusersPrior.from_pretrained(load(views=2).single.pipeline.name_or_path, view_words=False)
+    plain = DiffusersPrior(load_pipeline(load().single.pipeline.name_or_path), view_words=False)
     condition = plain.condition(plain.encode_text("a mug", "blur"), turntable(3))
     condition = condition._replace(extra={"class_labels": camera_numbers(turntable(3))})
     torch.testing.assert_close(
@@ -119,6 +120,8 @@ def test_what_is_no_multi_view_prior(load: Load, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="views is 0"):
         load(views=0)
     prior = load(views=4)
+    with pytest.raises(ValueError, match=r"class_embed_type='projection'.*MultiViewPrior or open_prior"):
+        DiffusersPrior.from_pretrained(prior.single.pipeline.name_or_path)
     with pytest.raises(ValueError, match=r"6 cameras for a prior of 4 views.*orbit"):
         prior.condition(prior.encode_text("a mug"), turntable(6))
 

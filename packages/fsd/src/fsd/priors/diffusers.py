@@ -114,6 +114,12 @@ class DiffusersPrior:
         Raises ValueError for a folder that is no pipeline, and OSError for a model that cannot be found.
         """
         pipeline = load_pipeline(path, device, precision, offload)
+        kind = getattr(getattr(pipeline, "unet", None), "config", {}).get("class_embed_type")
+        if kind is not None:
+            raise ValueError(
+                f"the network takes a class or a camera with each image (class_embed_type={kind!r}); open one that "
+                "takes cameras with MultiViewPrior or open_prior"
+            )
         return cls(pipeline, device=device, **settings)
 
     @property
