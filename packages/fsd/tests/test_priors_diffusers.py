@@ -70,15 +70,14 @@ def test_a_family_gives_noise_of_the_shape_of_its_latents_and_takes_a_gradient(n
     assert prior.calls == 1
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("negative", ["", "blur"])
+@pytest.mark.parametrize(
+    ("name", "negative"), [*((name, "") for name in FAMILIES), *((name, "blur") for name in GUIDED)]
+)
 # diffusers 0.42's Euler schedule makes a numpy array of a tensor in a way that numpy 2 is leaving.
 @pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 )
 def test_the_network_is_told_what_the_pipeline_itself_tells_it(name: str, negative: str, load: Load) -> None:
-    if name == "flux" and negative:
-        pytest.skip("Flux has no negative prompt")
     prior = load(name, view_words=False)
     seen = second_call(prior, name, negative)
     t = seen["timestep"] / 1000
@@ -113,7 +112,7 @@ def second_call(prior: DiffusersPrior, name: str, negative: str) -> dict[str, An
     prior.pipeline.set_progress_bar_config(disable=True)
     side = prior.image_size
     settings: dict[str, Any] = {"height": side, "width": side, "output_type": "latent", "guidance_scale": 5.0}
-    if name != "flux" and negative:
+    if negative:
         settings["negative_prompt"] = negative
     if name.startswith("pixart"):
         settings["use_resolution_binning"] = False
