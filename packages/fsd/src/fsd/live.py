@@ -34,7 +34,7 @@ def view(run: str | os.PathLike[str], port: int = 8080, host: str = "127.0.0.1")
     server = viser.ViserServer(host=host, port=port, label="fsd", verbose=False)
     server.scene.set_up_direction("+z")
     # In front of the objects, which face +y.
-    server.initial_camera.position = (0.0, 6.0, 2.0)
+    server.initial_camera.position = (0.0, 4.5, 1.5)
     server.initial_camera.look_at = (0.0, 0.0, 0.0)
     _controls(server, objects)
     return server
@@ -68,7 +68,7 @@ def _controls(server: "viser.ViserServer", objects: list[Finished]) -> None:
             nodes.append(server.scene.add_glb(name, data, wxyz=UPRIGHT, position=(x, 0.0, 0.0)))
             label = f"{one.guidance} {one.about['label'] or ''}".strip()
             # Below its mesh, so that it goes where the mesh goes.
-            server.scene.add_label(f"{name}/words", label, position=(0.0, 1.2, 0.0))
+            server.scene.add_label(f"{name}/words", label, position=(0.0, 1.1, 0.0), anchor="center-center")
         words.content = f"**seed {seed}** of *{prompt.value}*" + ("" if shown else ": not finished")
 
     prompt.on_update(show)

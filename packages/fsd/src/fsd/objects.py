@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from jaxtyping import UInt8
+from shared_core.run.config import load_yaml
+
+from fsd.config import GenerateConfig
 
 
 class Finished(NamedTuple):
@@ -95,8 +97,7 @@ def _order(run: Path) -> Callable[[str], tuple[int, str]]:
     """A key that sorts words as the run's configuration lists them, what it does not list behind, by name."""
     listed: list[str] = []
     if (run / "config.yaml").is_file():
-        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
-        for value in config.values():
-            listed += [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    places = {str(word): number for number, word in reversed(list(enumerate(listed)))}
+        config = load_yaml(GenerateConfig, run / "config.yaml")
+        listed = [*config.prompts, *config.guidance]
+    places = {word: number for number, word in enumerate(listed)}
     return lambda word: (places.get(word, len(places)), word)

@@ -103,6 +103,8 @@ def _object(one: Finished, triangles: int) -> list[Markup]:
         pieces.append(video((one.path / "turntable.mp4").read_bytes(), words, SIDE))
     if (one.path / "mesh.glb").is_file():
         pieces.append(mesh_view(read_glb(one.path / "mesh.glb"), f"seed {one.seed}, mesh", triangles))
+    elif one.about.get("mesh"):
+        pieces.append(text(f"Seed {one.seed} has no mesh: {one.about['mesh']}"))
     return pieces
 
 
@@ -111,7 +113,8 @@ def _sheet(group: list[Finished], names: list[str]) -> list[Markup]:
     if not rows:
         return []
     count = min(len(views) for views in rows.values())
-    chosen = _evenly(count, SHEET_VIEWS)
+    shown = min(count, SHEET_VIEWS)
+    chosen = [k * count // shown for k in range(shown)]
     degrees = [f"{360 * k / count:.0f}°" for k in chosen]
     picture = figures.contact_sheet([views[chosen] for views in rows.values()], list(rows), degrees)
     return [
@@ -163,7 +166,7 @@ def _list_of(objects: Sequence[Finished]) -> list[Markup]:
             "seed": one.seed,
             "label": one.about["label"],
             "view consistency": one.about["view_consistency"],
-            "quality": one.about["quality"],
+            "distance from the prior's pictures": one.about["quality"],
             "steps": one.about["steps"],
             "seconds": one.about["seconds"],
             "folder, with mesh.glb": f"objects/{one.path.name}",

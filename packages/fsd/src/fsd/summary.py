@@ -22,7 +22,7 @@ NUMBERS = {
     "minimum_distance": "distance of the closest two",
     "distinct": "distinct objects",
     "view_consistency": "view consistency",
-    "quality": "quality",
+    "quality": "distance from the prior's pictures",
     "vendi": "effective number of objects",
     "volume_distance": "difference in shape (1 - IoU)",
     "enclosed_share": "hollow share",
@@ -101,14 +101,15 @@ def meaning(rows: Sequence[Row]) -> list[str]:
         words.append(
             "The distance between seeds is the root mean square difference of their pictures from the same view, 0 "
             "for the same object. It says that objects differ, not that they are good: objects that fall apart "
-            "differ, too. So read it beside view consistency and quality."
+            "differ, too. So read it beside what says how good they are."
         )
     else:
         words.append("One seed has no distance to another: give several to see how much the objects differ.")
     if any(row["view_consistency"] is not None for row in rows):
         words.append(
             "View consistency is the share of an object's views that the prior takes for the same thing, 100 % for an "
-            "object that is one all around; quality is the prior's own measure of the views."
+            "object that is one all around. The distance from the prior's pictures is that of a view to the nearest "
+            "picture that the prior knows, 0 for one of them: lower is better."
         )
     else:
         words.append(

@@ -81,18 +81,27 @@ def enlarge(frames: UInt8[np.ndarray, "n h w 3"], side: int) -> np.ndarray:
 
 
 def _write_mp4(frames: np.ndarray, path: Path, fps: int) -> None:
-    import imageio.v2 as imageio
+    from imageio_ffmpeg import write_frames
 
     # yuv420p, the only form that every browser plays, halves the colour planes: sides must be even.
     height, width = frames.shape[1:3]
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    height, width = frames.shape[1:3]
     # The index comes first, so that a page starts to play before it has read the whole file.
     parameters = ["-crf", "20", "-movflags", "+faststart"]
-    with imageio.get_writer(
-        path, fps=fps, codec="libx264", pixelformat="yuv420p", macro_block_size=2, output_params=parameters
-    ) as writer:
-        for frame in frames:
-            writer.append_data(frame)
+    writer = write_frames(
+        str(path),
+        (width, height),
+        fps=fps,
+        codec="libx264",
+        pix_fmt_out="yuv420p",
+        macro_block_size=2,
+        output_params=parameters,
+    )
+    writer.send(None)
+    for frame in frames:
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()
 
 
 def _write_gif(frames: np.ndarray, path: Path, fps: int) -> None:

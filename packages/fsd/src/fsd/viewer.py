@@ -18,7 +18,7 @@ from fsd.mesh import Mesh
 TRIANGLES = 20_000
 
 _STYLE = """<style>
-figure.mesh { position: relative; width: 100%; max-width: 14rem; margin: 0; }
+figure.mesh { position: relative; width: 14rem; margin: 0; }
 figure.mesh canvas { display: block; width: 100%; aspect-ratio: 1; background: #808080; border-radius: 8px;
   cursor: grab; touch-action: pan-y; }
 figure.mesh canvas:active { cursor: grabbing; }
