@@ -76,7 +76,7 @@ def march_rays(
 
 def _estimator(occupancy: OccupancyGrid) -> Any:
     """nerfacc's grid with our cells in it."""
-    side = [-occupancy.radius] * 3 + [occupancy.radius] * 3
-    estimator = nerfacc.OccGridEstimator(side, occupancy.resolution, levels=1).to(occupancy.occupied.device)
+    cube = torch.tensor([-occupancy.radius] * 3 + [occupancy.radius] * 3)
+    estimator = nerfacc.OccGridEstimator(cube, occupancy.resolution, levels=1).to(occupancy.occupied.device)
     estimator.binaries = occupancy.occupied[None]
     return estimator

@@ -24,7 +24,7 @@ from fsd.normals import surface_normals
 with warnings.catch_warnings():
     # Python warns of escapes in nerfacc's docstrings whenever it compiles them.
     warnings.simplefilter("ignore")
-    import nerfacc
+    import nerfacc as nerfacc  # for the other modules, too
 
 
 class Rays(NamedTuple):

@@ -55,6 +55,9 @@ class Scene(nn.Module):
     shading: light the object in some training steps, more of them as the run goes on, see `fsd.shading`.
     """
 
+    field: Any  # a Field that is an nn.Module, which no type can say
+    occupancy: OccupancyGrid | None
+
     def __init__(
         self,
         field: nn.Module,
@@ -74,7 +77,7 @@ class Scene(nn.Module):
                 "marching goes through the cells of an occupancy grid; give occupancy=32 or so with it"
             )
         self.field, self.background = field, background
-        self.occupancy = OccupancyGrid(occupancy, field.radius) if occupancy else None
+        self.occupancy = OccupancyGrid(occupancy, self.field.radius) if occupancy else None
         self.samples, self.fine_samples, self.bounds = samples, fine_samples, bounds
         self.normals, self.shading, self.chunk = normals, shading, chunk
         # None: not known before the first rays show the device.

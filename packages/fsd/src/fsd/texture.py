@@ -84,6 +84,9 @@ def bake_texture(scene: Scene, mesh: Mesh, texels: int = 8) -> TexturedMesh:
 def write_textured(mesh: TexturedMesh, path: str | os.PathLike[str]) -> None:
     """Writes .glb, which holds the picture, or .obj with .mtl and .png beside it.  Raises ValueError for others."""
     import trimesh
+    from trimesh.exchange.obj import export_obj
+    from trimesh.visual import TextureVisuals
+    from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
     path = Path(path)
     if path.suffix.lower() not in (".glb", ".obj"):
@@ -91,25 +94,21 @@ def write_textured(mesh: TexturedMesh, path: str | os.PathLike[str]) -> None:
     glb = path.suffix.lower() == ".glb"
     picture = Image.fromarray(mesh.texture)
     if glb:
-        material = trimesh.visual.material.PBRMaterial(
-            baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0
-        )
+        material = PBRMaterial(baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0)
     else:
-        material = trimesh.visual.material.SimpleMaterial(image=picture)
+        material = SimpleMaterial(image=picture)
         material.name = path.stem
     made = trimesh.Trimesh(
         mesh.vertices @ TO_GLB.T if glb else mesh.vertices,
         mesh.faces,
-        visual=trimesh.visual.TextureVisuals(uv=mesh.uv, material=material),
+        visual=TextureVisuals(uv=mesh.uv, material=material),
         process=False,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     if glb:
         made.export(path)
         return
-    text, files = trimesh.exchange.obj.export_obj(
-        made, include_texture=True, return_texture=True, mtl_name=f"{path.stem}.mtl"
-    )
+    text, files = export_obj(made, include_texture=True, return_texture=True, mtl_name=f"{path.stem}.mtl")
     path.write_text(text, encoding="utf-8")
     for name, data in files.items():
         (path.parent / name).write_bytes(data)
