@@ -52,6 +52,7 @@ def test_a_page_of_two_methods(copy: Path) -> None:
     assert "seed 1: blue box, 100 % of the views" in words
     assert words.index("distance between seeds") < words.index("seed 0: red ball")
     assert "2 seeds for each method are few" in words
+    assert "Vendi score" in words
 
 
 def test_the_numbers_of_result_json_are_used_where_it_stands(copy: Path) -> None:

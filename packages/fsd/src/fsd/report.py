@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 from shared_core.run import metrics as log
+from shared_core.run.config import load_yaml
 from shared_core.run.folder import RunFolder
 from shared_core.run.report import (
     duration,
@@ -24,6 +25,7 @@ from shared_core.run.report import (
 )
 
 from fsd import figures
+from fsd.config import GenerateConfig
 from fsd.evaluate import evaluate
 from fsd.glb import read_glb
 from fsd.objects import Finished, failed, finished, groups, squares
@@ -49,6 +51,7 @@ def report(run: str | os.PathLike[str]) -> Path:
     result = json.loads(folder.result.read_text(encoding="utf-8")) if folder.finished() else evaluate(run)
     rows = result["methods"]
     triangles = max(2_000, min(20_000, TRIANGLES_OF_A_PAGE // max(1, len(objects))))
+    every = load_yaml(GenerateConfig, folder.config).picture_every
     sections = [
         *_failures(lost, len(objects)),
         *([key_numbers(rows)] if rows else []),
@@ -57,7 +60,7 @@ def report(run: str | os.PathLike[str]) -> Path:
     for (prompt, guidance), group in groups(objects).items():
         name = method_name(guidance)
         several = len({one.prompt for one in objects}) > 1
-        sections += _method(group, f"{name}: {prompt}" if several else name, triangles)
+        sections += _method(group, f"{name}: {prompt}" if several else name, triangles, every)
     sections += [*_list_of(objects), *settings(folder), viewer_script()]
     prompts = list(dict.fromkeys(one.prompt for one in objects))
     title = prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts" if prompts else "Nothing was made"
@@ -81,14 +84,14 @@ def _failures(lost: Sequence[Any], done: int) -> list[Markup]:
     return [warning("\n\n".join([count, *(f"{one.path.name}: {one.error}" for one in lost)]))]
 
 
-def _method(group: list[Finished], title: str, triangles: int) -> list[Markup]:
+def _method(group: list[Finished], title: str, triangles: int, every: int) -> list[Markup]:
     names = [f"seed {one.seed}" for one in group]
     shown = [piece for one in group for piece in _object(one, triangles)]
     return [
         heading(title),
         *([row(shown)] if shown else []),
         *_sheet(group, names),
-        *_progress(group, names),
+        *_progress(group, names, every),
         *_depth_and_normals(group, names),
         *_curves(group, names),
     ]
@@ -122,18 +125,15 @@ def _sheet(group: list[Finished], names: list[str]) -> list[Markup]:
     ]
 
 
-def _progress(group: list[Finished], names: list[str]) -> list[Markup]:
+def _progress(group: list[Finished], names: list[str], every: int) -> list[Markup]:
     rows = _rows(group, names, "progress.png")
     if not rows:
         return []
     count = min(len(pictures) for pictures in rows.values())
     chosen = _evenly(count, SHEET_PICTURES)
-    picture = figures.contact_sheet(
-        [p[chosen] for p in rows.values()], list(rows), [str(k + 1) for k in chosen]
-    )
-    return [
-        figure(picture, f"How the objects came about: {len(chosen)} of {count} pictures, in equal steps.")
-    ]
+    steps = [f"step {(k + 1) * every}" for k in chosen]
+    picture = figures.contact_sheet([p[chosen] for p in rows.values()], list(rows), steps)
+    return [figure(picture, "How the objects came about, seen from the front.")]
 
 
 def _depth_and_normals(group: list[Finished], names: list[str]) -> list[Markup]:

@@ -116,6 +116,12 @@ def meaning(rows: Sequence[Row]) -> list[str]:
             "This prior cannot name what it sees, so distinct objects and view consistency are unknown: look at the "
             "turntables for faces on several sides and for objects that change on the way around."
         )
+    if any(row.get("vendi") is not None for row in rows):
+        words.append(
+            "The effective number of objects is the Vendi score of the views: 1 if all seeds gave the same, the number "
+            "of seeds if they have nothing in common. Shapes are compared as the space that the meshes fill; what is "
+            "hollow or floats apart is often a fault."
+        )
     if max(len(row["seeds"]) for row in rows) < 8:
         words.append(f"{_seeds(rows)} for each method are few: small differences are chance.")
     return words

@@ -2,7 +2,7 @@
 // A browser allows about 16 contexts a page; a report may hold a hundred meshes.
 "use strict";
 (() => {
-  const FIELD_OF_VIEW = 40, ELEVATION = 15, TURN_DEG_PER_SECOND = 24;
+  const FIELD_OF_VIEW = 40, ELEVATION = 15, MARGIN = 1.15, TURN_DEG_PER_SECOND = 24;
   const SHADERS = [
     `#version 300 es
     in vec3 position; in vec3 normal; in vec3 color;
@@ -106,7 +106,7 @@
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
     if (!mesh.array) upload(mesh);
     const [a, e] = [mesh.azimuth, mesh.elevation].map((degrees) => degrees * Math.PI / 180);
-    const away = mesh.radius / Math.sin(FIELD_OF_VIEW / 2 * Math.PI / 180) / mesh.zoom;
+    const away = MARGIN * mesh.radius / Math.sin(FIELD_OF_VIEW / 2 * Math.PI / 180) / mesh.zoom;
     gl.viewport(0, 0, width, height);
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
     gl.useProgram(program);
