@@ -12,10 +12,10 @@ from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from fsd.trilinear import corners, slopes, weighted_rows
+from fsd.trilinear import corners, hashed, in_order, slopes, weighted_rows
 
 Points = Float[Tensor, "n 3"]
 Density = Float[Tensor, " n"]
@@ -79,7 +79,7 @@ class DenseGrid(nn.Module):
     def density_gradient(self, points: Points) -> Float[Tensor, "n 3"]:
         """The derivative of the density with respect to position, in closed form; differentiable in the values."""
         unit = (points / self.radius + 1) / 2
-        rows = self._rows(corners(unit, self.resolution)[0])
+        rows = in_order(corners(unit, self.resolution)[0], self.resolution)
         table = self.values[0, :1].flatten(1).t()
         across = [weighted_rows(table, rows, weights)[:, 0] for weights in slopes(unit, self.resolution)]
         length = (points.square().sum(1, keepdim=True) + 1e-12).sqrt()
@@ -98,16 +98,12 @@ class DenseGrid(nn.Module):
     def _raw(self, points: Points, channels: int = 4) -> Float[Tensor, "n channels"]:
         values = self.values[:, :channels]
         if points.requires_grad:
-            index, weights = corners((points / self.radius + 1) / 2, self.resolution)
-            return weighted_rows(values[0].flatten(1).t(), self._rows(index), weights)
+            lower, weights = corners((points / self.radius + 1) / 2, self.resolution)
+            return weighted_rows(values[0].flatten(1).t(), in_order(lower, self.resolution), weights)
         # grid_sample takes the last axis first, and half the time.
         where = (points / self.radius).flip(1).view(1, 1, 1, -1, 3)
         sampled = F.grid_sample(values, where, padding_mode="border", align_corners=True)
         return sampled.view(channels, -1).t()
-
-    def _rows(self, index: Int[Tensor, "n 8 3"]) -> Int[Tensor, "n 8"]:
-        x, y, z = index.unbind(-1)
-        return (x * self.resolution + y) * self.resolution + z
 
     def _activated(self, raw: Density, points: Points) -> Density:
         return F.softplus(raw + self.offset + blob(points, self.blob_scale, self.blob_width))
@@ -170,20 +166,10 @@ class HashGrid(nn.Module):
         unit = (points / self.radius + 1) / 2
         found = []
         for table, size in zip(self.tables, self.resolutions, strict=True):
-            index, weights = corners(unit, size)
-            found.append(weighted_rows(table, hashed(index, size, len(table)), weights))
+            lower, weights = corners(unit, size)
+            rows = in_order(lower, size) if size**3 <= len(table) else hashed(lower, len(table))
+            found.append(weighted_rows(table, rows, weights))
         return torch.cat(found, 1)
-
-
-def hashed(index: Tensor, size: int, rows: int) -> Tensor:
-    """Rows of a table of `rows` for lattice points (..., 3) of `size` a side: in order where they fit, else hashed.
-
-    Instant-NGP, equation 4: the exclusive or of the coordinates times 1, 2654435761 and 805459861, modulo the rows.
-    """
-    x, y, z = index.unbind(-1)
-    if size**3 <= rows:
-        return (x * size + y) * size + z
-    return (x ^ (y * 2654435761) ^ (z * 805459861)) % rows
 
 
 def _refuse_cube(resolution: int, radius: float) -> None:

@@ -8,10 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def corners(
-    points: Float[Tensor, "n 3"], resolution: int
-) -> tuple[Int[Tensor, "n 8 3"], Float[Tensor, "n 8"]]:
-    """The eight lattice points around each point of [0, 1]^3, and their weights.
+def corners(points: Float[Tensor, "n 3"], resolution: int) -> tuple[Int[Tensor, "n 3"], Float[Tensor, "n 8"]]:
+    """The lowest of the eight lattice points around each point of [0, 1]^3, and the weights of all eight.
 
     The lattice has `resolution` points along each axis, the outer ones on the faces of the cube; what lies outside
     is continued linearly.  Corners count in binary, z quickest.  Only the weights carry a gradient.
@@ -21,8 +19,25 @@ def corners(
     upper_weight = scaled - lower
     x, y, z = torch.stack([1 - upper_weight, upper_weight], -1).unbind(1)
     weights = x[:, :, None, None] * y[:, None, :, None] * z[:, None, None, :]
-    index = lower.long()[:, None] + _BINARY.to(points.device)
-    return index, weights.reshape(-1, 8)
+    return lower.long(), weights.reshape(-1, 8)
+
+
+def in_order(lower: Int[Tensor, "n 3"], resolution: int) -> Int[Tensor, "n 8"]:
+    """Rows of the eight corners in a table that holds the lattice in order, z quickest."""
+    x, y, z = _both(lower)
+    rows = (x[:, :, None] * resolution + y[:, None]).flatten(1) * resolution
+    return (rows[:, :, None] + z[:, None]).flatten(1)
+
+
+def hashed(lower: Int[Tensor, "n 3"], size: int) -> Int[Tensor, "n 8"]:
+    """Rows of the eight corners in a hash table of `size` rows, a power of two.
+
+    Instant-NGP (arXiv 2201.05989), equation 4: the exclusive or of the coordinates times 1, 2654435761 and
+    805459861, modulo the size.
+    """
+    x, y, z = _both(lower)
+    rows = (x[:, :, None] ^ (y * 2654435761)[:, None]).flatten(1)
+    return (rows[:, :, None] ^ (z * 805459861)[:, None]).flatten(1) & (size - 1)
 
 
 def slopes(points: Float[Tensor, "n 3"], resolution: int) -> Float[Tensor, "3 n 8"]:
@@ -46,4 +61,7 @@ def weighted_rows(
     return torch.bmm(weights[:, None], picked)[:, 0]
 
 
-_BINARY = torch.tensor([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
+def _both(lower: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Lower and upper coordinate of the cells, (n, 2) along each axis."""
+    x, y, z = torch.stack([lower, lower + 1], -1).unbind(1)
+    return x, y, z
