@@ -1,5 +1,6 @@
 """Fixtures of fsd's tests: a scene of known shape, and a run of `fsd generate` made up of such scenes."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from PIL import Image
 from shared_core.run.atomic import write_json, write_yaml
 from shared_core.run.environment import describe
 from shared_core.run.metrics import MetricsLog
+
+# Tests are imported one by one, so what they share has to be found.
+sys.path.insert(0, str(Path(__file__).parent))
 
 RED, BLUE, GREEN = (0.85, 0.15, 0.1), (0.1, 0.25, 0.85), (0.2, 0.7, 0.25)
 

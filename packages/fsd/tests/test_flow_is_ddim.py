@@ -5,7 +5,6 @@
 is DDIM without fresh noise (FSD, arXiv 2405.10988, proposition 1), and Euler's method for flow matching.
 """
 
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,8 @@ import pytest
 import torch
 from fsd.cameras import turntable
 from fsd.priors.diffusers import DiffusersPrior
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parent))
 from tiny_pipelines import tiny_sd3, tiny_stable_diffusion
+from torch import Tensor
 
 SCALE = 4.0
 

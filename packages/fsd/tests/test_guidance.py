@@ -171,7 +171,7 @@ def test_inversion_and_ddim_undo_each_other():
     assert (there - wanted).abs().max() < 0.05
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "vsd"])  # which trains a network
 def test_every_method_runs_repeats_and_keeps_its_state(name):
     def straight(steps, state=None):
         prior = LinearPrior()

@@ -2,12 +2,12 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_pipelines
 import torch
 from fsd.cameras import place, turntable
 from fsd.priors.base import Prior
@@ -15,11 +15,8 @@ from fsd.priors.diffusers import DiffusersPrior
 from fsd.priors.families import pack, unpack
 from fsd.priors.loading import load_pipeline
 from fsd.priors.prediction import to_noise
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parent))
-import tiny_pipelines
 from tiny_pipelines import FAMILIES, tiny_deepfloyd, tiny_flux, tiny_stable_diffusion
+from torch import Tensor
 
 GUIDED = [name for name in FAMILIES if name != "flux"]
 ROOMY = {"pixart-alpha": 16, "flux": 16}  # their own size is that of a large model

@@ -1,6 +1,5 @@
 """Views that are denoised together."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,8 @@ from fsd.cameras import orbit, place, turntable
 from fsd.priors.diffusers import DiffusersPrior
 from fsd.priors.loading import load_pipeline
 from fsd.priors.multiview import MultiViewPrior, camera_numbers, open_prior
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parent))
 from tiny_pipelines import tiny_multi_view, tiny_sd3, tiny_stable_diffusion
+from torch import Tensor
 
 Load = Callable[..., MultiViewPrior]
 

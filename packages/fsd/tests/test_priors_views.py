@@ -1,6 +1,5 @@
 """What is said of each view: words, and the texts that Perp-Neg stays away from."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,6 @@ from fsd.priors.diffusers import DiffusersPrior
 from fsd.priors.perp_neg import combine, mix_views, perpendicular
 from fsd.priors.prompts import blend
 from fsd.priors.view_words import VIEWS, view_index, with_view_word
-
-sys.path.insert(0, str(Path(__file__).parent))
 from tiny_pipelines import tiny_pixart, tiny_stable_diffusion
 
 

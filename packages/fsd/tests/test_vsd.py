@@ -14,10 +14,8 @@ from fsd.priors.mixture import MixturePrior
 from fsd.priors.multiview import open_prior
 from shared_core.run import checkpoint
 from shared_core.testing import assert_same_state
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parent))
 from tiny_pipelines import tiny_multi_view, tiny_sd3, tiny_sdxl, tiny_stable_diffusion
+from torch import Tensor
 
 SAVED: dict[str, Callable[[Path], Path]] = {
     "stable-diffusion": tiny_stable_diffusion,

@@ -24,10 +24,14 @@ if TYPE_CHECKING:
         InversionScoreDistillation,
         NoiseFreeScoreDistillation,
         ScoreDistillation,
+        VariationalScoreDistillation,
     )
     from fsd.noise import ConstantNoise, RandomNoise, WorldMapNoise
     from fsd.priors.bank import RenderBank
+    from fsd.priors.diffusers import DiffusersPrior
     from fsd.priors.mixture import MixturePrior
+    from fsd.priors.multiview import MultiViewPrior
+    from fsd.scene import Scene, grid_scene, hash_scene, load_scene
     from fsd.surface_noise import SurfaceNoise
 
 __version__ = "0.1.0"
@@ -38,19 +42,26 @@ __all__ = [
     "ClassifierScoreDistillation",
     "ConsistentFlowDistillation",
     "ConstantNoise",
+    "DiffusersPrior",
     "FlowScoreDistillation",
     "Guidance",
     "Guided",
     "IntervalScoreMatching",
     "InversionScoreDistillation",
     "MixturePrior",
+    "MultiViewPrior",
     "NoiseFreeScoreDistillation",
     "RandomNoise",
     "RenderBank",
+    "Scene",
     "ScoreDistillation",
     "SurfaceNoise",
+    "VariationalScoreDistillation",
     "WorldMapNoise",
     "cameras",
+    "grid_scene",
+    "hash_scene",
+    "load_scene",
     "schedule",
 ]
 
@@ -69,11 +80,18 @@ _HOMES = {
     "InversionScoreDistillation": "guidance",
     "NoiseFreeScoreDistillation": "guidance",
     "ScoreDistillation": "guidance",
+    "VariationalScoreDistillation": "guidance",
     "ConstantNoise": "noise",
     "RandomNoise": "noise",
     "WorldMapNoise": "noise",
     "SurfaceNoise": "surface_noise",
+    "DiffusersPrior": "priors.diffusers",
     "MixturePrior": "priors.mixture",
+    "MultiViewPrior": "priors.multiview",
+    "Scene": "scene",
+    "grid_scene": "scene",
+    "hash_scene": "scene",
+    "load_scene": "scene",
     "RenderBank": "priors.bank",
 }
 

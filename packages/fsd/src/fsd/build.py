@@ -26,17 +26,41 @@ def build_prior(config: GenerateConfig, device: torch.device) -> Prior:
         raise ValueError(
             "no prior is named: pass --prior with the folder or hub id of a diffusers pipeline, or --prior bank"
         )
-    from fsd.priors.diffusers import DiffusersPrior
+    from fsd.priors.multiview import open_prior
 
-    return DiffusersPrior.from_pretrained(
+    settings: dict[str, Any] = {} if config.view_words is None else {"view_words": config.view_words}
+    if config.perp_neg:
+        settings["perp_neg"] = True
+    return open_prior(
         config.prior,
+        views=config.views,
         device=device,
         precision=config.precision,
-        view_words=config.view_words,
-        perp_neg=config.perp_neg,
-        slicing=config.slicing,
         offload=config.offload,
+        slicing=config.slicing,
+        image_size=config.image_size,
+        **settings,
     )
+
+
+def encode_texts(config: GenerateConfig, prior: Prior) -> None:
+    """Encodes every text of the run, once, and lets a diffusion model's text encoder go.
+
+    Raises ValueError for a prompt that the prior cannot take.
+    """
+    for method in config.guidance:
+        for prompt in config.prompts:
+            prior.encode_text(prompt, negative_of(config, method))
+        if method == "nfsd" and config.negative_prompt:
+            prior.encode_text(config.negative_prompt)
+    free = getattr(prior, "free_text_encoder", None)
+    if free is not None:
+        free()
+
+
+def negative_of(config: GenerateConfig, method: str) -> str:
+    """The negative prompt that goes with the prompt; NFSD uses its own beside no words at all."""
+    return "" if method == "nfsd" else config.negative_prompt
 
 
 def build_scene(config: GenerateConfig, seed: int) -> Scene:
@@ -48,6 +72,8 @@ def build_scene(config: GenerateConfig, seed: int) -> Scene:
         "samples": f.samples,
         "fine_samples": f.fine_samples,
         "occupancy": f.occupancy,
+        "shading": f.shading,
+        "marching": f.marching,
     }
     if f.kind == "grid":
         return grid_scene(f.resolution, **rendering)
@@ -60,12 +86,6 @@ def build_guidance(config: GenerateConfig, prior: Prior, method: str, seed: int)
     schedule = build_schedule(config, method)
     if schedule is not None:
         settings["schedule"] = schedule
-    if method == "vsd":
-        from fsd.guidance.vsd import VariationalScoreDistillation
-
-        return VariationalScoreDistillation(
-            prior, seed=seed, guidance_scale=config.guidance_scale, **settings
-        )
     noise = build_noise(config, method, seed)
     if method == "nfsd" and config.negative_prompt:
         settings["negative"] = prior.encode_text(config.negative_prompt)

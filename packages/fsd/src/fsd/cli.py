@@ -53,12 +53,10 @@ def generate(arguments: list[str]) -> int:
     if given.resume:
         default = load_yaml(GenerateConfig, given.resume / "config.yaml")
     refuse_keys(flags, GenerateConfig)
-    # A range of seeds as its numbers, which is what the flag takes.
-    flags = [
-        number
-        for word in flags
-        for number in (map(str, seed_range(word)) if re.fullmatch(r"\d+-\d+", word) else [word])
-    ]
+    with user_errors():
+        # A range of seeds as its numbers, which is what the flag takes.
+        ranges = [seed_range(word) if re.fullmatch(r"\d+-\d+", word) else [word] for word in flags]
+    flags = [str(word) for words in ranges for word in words]
     config = parse_config(GenerateConfig, flags, "fsd generate", default)
     if prompts:
         with user_errors():
@@ -139,7 +137,8 @@ def view(arguments: list[str]) -> int:
     from fsd.live import view as serve
 
     with user_errors():
-        serve(given.run, given.port)
+        server = serve(given.run, given.port)
+    server.sleep_forever()
     return 0
 
 

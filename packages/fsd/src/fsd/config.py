@@ -26,6 +26,7 @@ class FieldSettings(Config):
     samples: int = Field(32, ge=2, description="Samples along a ray.")
     fine_samples: int = Field(0, ge=0, description="Further samples where the first found something.")
     occupancy: int = Field(0, ge=0, description="Cells a side of the grid that marks empty space; 0: none.")
+    shading: bool = Field(False, description="Light the object in some steps, more of them towards the end.")
     marching: bool = Field(False, description="nerfacc's marching on a CUDA device; compiles once.")
 
 
@@ -93,12 +94,17 @@ class GenerateConfig(Config):
     map_degrees: Suppress[float] = Field(180.0, gt=0, le=360)
     map_background: Suppress[Literal["fixed", "fresh"]] = "fixed"
     released_rows: Suppress[bool] = Field(False, description="Rows of the map as in the released code.")
-    view_words: Suppress[bool] = Field(True, description="Front, side, back and overhead view in the prompt.")
+    view_words: Suppress[bool | None] = Field(
+        None, description="Front, side, back and overhead view in the prompt; default: of single images."
+    )
     perp_neg: Suppress[bool] = False
     slicing: Suppress[bool] = Field(False, description="Attention and VAE in slices: less memory, slower.")
     offload: Suppress[bool] = Field(False, description="Keep the parts of the model on the CPU between uses.")
     views: Suppress[int | None] = Field(
         None, ge=1, description="Views of one object together; default: the prior's."
+    )
+    image_size: Suppress[int | None] = Field(
+        None, ge=8, description="Side of the images a diffusion model sees; default: what it was trained on."
     )
     threads: Suppress[int | None] = Field(None, ge=1, description="Threads of a process on a CPU.")
     log_every: Suppress[int] = Field(10, ge=1)
@@ -220,7 +226,6 @@ def mvdream() -> GenerateConfig:
         t_max=0.98,
         t_min=0.308,
         weighting="one",
-        view_words=False,
         map_background="fixed",
         cameras=CameraSettings(elevation_deg=(0, 30), distance=(2.4, 3.0), fov_deg=(35, 60)),
         field=HASH,

@@ -24,8 +24,8 @@ from shared_core.run.metrics import MetricsLog, cut_back
 from shared_core.run.stop import StopFlag
 from tqdm import tqdm
 
-from fsd.build import build_guidance, build_scene, optimizer_for
-from fsd.cameras import orbit, place, turntable
+from fsd.build import build_guidance, build_scene, negative_of, optimizer_for
+from fsd.cameras import orbit, turntable
 from fsd.config import GenerateConfig
 from fsd.mesh import extract_mesh, write_mesh
 from fsd.objects import squares
@@ -56,7 +56,7 @@ def generate(
     folder = RunFolder(out)
     record = {**config.model_dump(mode="json"), "prompts": [prompt], "guidance": [method], "seeds": [seed]}
     with folder.open(record, resume=True, ignore=("jobs", "device", "threads")), StopFlag() as stop:
-        encoded = prior.encode_text(prompt, "" if method == "nfsd" else config.negative_prompt)
+        encoded = prior.encode_text(prompt, negative_of(config, method))
         scene = build_scene(config, seed).to(device)
         about = _optimise(config, method, seed, prior, encoded, scene, folder, device, stop)
         if device.type == "cuda":
@@ -175,7 +175,7 @@ def show(config: GenerateConfig, scene: Scene, prior: Prior, out: Path, about: d
         [scene.render(around[n : n + 4], config.size, background=grey).image for n in range(0, 24, 4)]
     )
     write_row(to_bytes(views), out / "views.png")
-    sides = scene.render(place([0, 90, 180, 270]).to(device), config.size, background=grey, normals=True)
+    sides = scene.render(turntable(4).to(device), config.size, background=grey, normals=True)
     write_row(to_bytes(_shown_depth(sides).expand(-1, 3, -1, -1)), out / "depth.png")
     if sides.normal is not None:
         write_row(to_bytes((sides.normal + 1) / 2), out / "normal.png")

@@ -22,7 +22,7 @@ from shared_core.run.device import choose_device
 from shared_core.run.folder import RunFolder, RunFolderError
 from shared_core.run.stop import StopFlag
 
-from fsd.build import build_prior, set_threads
+from fsd.build import build_prior, encode_texts, set_threads
 from fsd.config import GenerateConfig
 from fsd.generate import generate
 from fsd.priors.base import Prior
@@ -49,8 +49,7 @@ def run(config: GenerateConfig, out: Path, resume: bool = False) -> dict[str, An
     set_threads(config)
     device = own_device(config.device)
     prior = build_prior(config, device)
-    for prompt in config.prompts:
-        prior.encode_text(prompt, config.negative_prompt)
+    encode_texts(config, prior)
     if int(os.environ.get("RANK", "0")):
         work(config, out, prior, device)
         return None
@@ -153,7 +152,9 @@ def _start(config: GenerateConfig, out: Path) -> Any:
 def _help(config: GenerateConfig, out: Path) -> None:
     set_threads(config)
     device = own_device(config.device)
-    work(config, out, build_prior(config, device), device)
+    prior = build_prior(config, device)
+    encode_texts(config, prior)
+    work(config, out, prior, device)
 
 
 def _stop(helpers: list[Any]) -> None:

@@ -11,6 +11,7 @@ from fsd.guidance.methods import (
     InversionScoreDistillation,
     NoiseFreeScoreDistillation,
     ScoreDistillation,
+    VariationalScoreDistillation,
 )
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "InversionScoreDistillation",
     "NoiseFreeScoreDistillation",
     "ScoreDistillation",
+    "VariationalScoreDistillation",
     "View",
 ]

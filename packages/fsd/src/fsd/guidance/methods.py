@@ -14,6 +14,7 @@ from torch import nn
 
 from fsd.guidance.directions import classifier, interval, inversion, noise_free, noise_residual
 from fsd.guidance.frame import Guidance
+from fsd.guidance.vsd import VariationalScoreDistillation
 from fsd.noise import RandomNoise, WorldMapNoise
 from fsd.priors.base import Prior
 from fsd.schedule import Schedule, linear, random
@@ -108,4 +109,5 @@ METHODS: dict[str, Callable[..., Guidance]] = {
     "ism": IntervalScoreMatching,
     "csd": ClassifierScoreDistillation,
     "nfsd": NoiseFreeScoreDistillation,
+    "vsd": VariationalScoreDistillation,
 }

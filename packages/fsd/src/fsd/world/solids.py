@@ -21,7 +21,7 @@ def ball(points: Float[Tensor, "*n 3"], radius: float) -> Float[Tensor, " *n"]:
 
 
 def box(
-    points: Float[Tensor, "*n 3"], half: Sequence[float], at: Sequence[float] = (0, 0, 0)
+    points: Float[Tensor, "*n 3"], half: Sequence[float], at: Sequence[float] = (0.0, 0.0, 0.0)
 ) -> Float[Tensor, " *n"]:
     """Half sides `half`, centred at `at`."""
     q = (points - points.new_tensor(at)).abs() - points.new_tensor(half)
@@ -84,12 +84,12 @@ def _mug(p: Tensor) -> Tensor:
 
 def _table(p: Tensor) -> Tensor:
     legs = [box(p, (0.06, 0.06, 0.33), (x, y, -0.13)) for x in (-0.48, 0.48) for y in (-0.32, 0.32)]
-    return union(box(p, (0.6, 0.45, 0.07), (0, 0, 0.25)), *legs)
+    return union(box(p, (0.6, 0.45, 0.07), (0.0, 0.0, 0.25)), *legs)
 
 
 def _house(p: Tensor) -> Tensor:
     roof = prism(p, [(-0.56, 0.05), (0.56, 0.05), (0.0, 0.6)], 0.46)
-    return union(box(p, (0.46, 0.4, 0.3), (0, 0, -0.25)), roof, box(p, (0.08, 0.08, 0.3), (0.3, -0.1, 0.35)))
+    return union(box(p, (0.46, 0.4, 0.3), (0.0, 0.0, -0.25)), roof, box(p, (0.08, 0.08, 0.3), (0.3, -0.1, 0.35)))
 
 
 KINDS: dict[str, Solid] = {
