@@ -80,6 +80,28 @@ def adapt_calib() -> None:
         raise SystemExit("two steps left the calibrator where it was")
 
 
+def generate_fsd() -> None:
+    """Two steps of a user's own loop move the scene towards what the prior asks for; a mesh can be written."""
+    import fsd
+    import torch
+
+    prior = fsd.MixturePrior(torch.randn(2, 3 * 16 * 16), latent_shape=(3, 16, 16))
+    guide = fsd.FlowScoreDistillation(prior, noise=fsd.WorldMapNoise(seed=0))
+    scene = fsd.grid_scene(12, samples=8)
+    optimizer = torch.optim.Adam(scene.parameters(), lr=0.1)
+    prompt, generator = prior.encode_text("anything"), torch.Generator().manual_seed(0)
+    before = {name: value.clone() for name, value in scene.state_dict().items()}
+    for step in range(2):
+        cameras = fsd.cameras.orbit(batch=2, generator=generator)
+        view = scene.render(cameras, size=16)
+        out = guide(view.image, prompt, cameras, progress=step / 2, opacity=view.opacity)
+        optimizer.zero_grad()
+        out.loss.backward()
+        optimizer.step()
+    if all(torch.equal(before[name], value) for name, value in scene.state_dict().items()):
+        raise SystemExit("two steps left the scene as it was")
+
+
 if __name__ == "__main__":
     name = sys.argv[1]
     check_installed(name)
@@ -88,4 +110,6 @@ if __name__ == "__main__":
         train_corsd()
     if name == "calib":
         adapt_calib()
+    if name == "fsd":
+        generate_fsd()
     print(f"{name}: fine")

@@ -34,7 +34,9 @@ def mixture(dtype=torch.float64):
 
 
 def noise_of(seeds, dtype=torch.float64):
-    return torch.randn(seeds, 64, 1, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    return torch.randn(seeds, 64, 1, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(
+        dtype
+    )
 
 
 def ddim_scheduler(steps):
@@ -63,7 +65,10 @@ def test_sgd_of_step_delta_lambda_is_ddim(dtype, tolerance):
     steps = ddim_scheduler(50).timesteps.tolist()
     sample, path = ddim(prior, noise, 50)
     guide = fsd.FlowScoreDistillation(
-        prior, OwnNoise(noise), lambda progress, generator: steps[round(progress * 50)] / 1000, weighting="one"
+        prior,
+        OwnNoise(noise),
+        lambda progress, generator: steps[round(progress * 50)] / 1000,
+        weighting="one",
     )
     image = torch.zeros(16, 64, 1, 1, dtype=dtype, requires_grad=True)
     cameras = fsd.cameras.turntable(16)
@@ -115,6 +120,8 @@ def test_with_adam_flow_keeps_the_modes_and_score_distillation_loses_them():
 @pytest.mark.parametrize("weighting", ["lambda", "one", "sigma2"])
 def test_adam_hardly_sees_the_weighting(weighting):
     noise = noise_of(64, torch.float32)
-    flow = modes(by_adam(partial(fsd.FlowScoreDistillation, weighting=weighting), 64, OwnNoise(noise), steps=300))
+    flow = modes(
+        by_adam(partial(fsd.FlowScoreDistillation, weighting=weighting), 64, OwnNoise(noise), steps=300)
+    )
     sample, _ = ddim(mixture(torch.float32), noise, 50)
     assert (flow == modes(sample.flatten(1))).float().mean() >= 0.85

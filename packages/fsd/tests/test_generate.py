@@ -332,6 +332,18 @@ def test_export_and_evaluate_of_a_run(tmp_path, small_bank, capsys):
         )
         assert code == 0, capsys.readouterr()
         assert (tmp_path / kind / f"a-red-object-fsd-seed0.{kind}").stat().st_size > 500
+    textured = [
+        "export",
+        str(tmp_path / "run"),
+        "--out",
+        str(tmp_path / "textured"),
+        "--texture",
+        "--resolution",
+        "24",
+    ]
+    assert main(textured) == 0
+    assert (tmp_path / "textured" / "a-red-object-fsd-seed0.glb").is_file()
+    assert main([*textured, "--format", "ply"]) == 2
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "evaluation.json").is_file()
     assert "fsd" in capsys.readouterr().out

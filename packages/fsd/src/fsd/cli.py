@@ -105,11 +105,19 @@ def export(arguments: list[str]) -> int:
     parser.add_argument(
         "--threshold", type=float, metavar="DENSITY", help="default: where silhouettes agree with the renders"
     )
+    parser.add_argument(
+        "--texture", action="store_true", help="colours in a picture instead of at corners (glb, obj)"
+    )
     given = parser.parse_args(arguments)
+    if given.texture and given.format == "ply":
+        raise ConfigError(
+            "a PLY holds colours at its corners: leave out --texture, or choose --format glb or obj"
+        )
 
     from fsd.mesh import extract_mesh, write_mesh
     from fsd.objects import finished
     from fsd.scene import load_scene
+    from fsd.texture import bake_texture, write_textured
 
     empty = False
     with user_errors():
@@ -119,7 +127,11 @@ def export(arguments: list[str]) -> int:
             path = given.out / f"{item.path.name}.{given.format}"
             try:
                 scene = load_scene(item.path / "scene.safetensors")
-                write_mesh(extract_mesh(scene, given.resolution, given.threshold), path)
+                mesh = extract_mesh(scene, given.resolution, given.threshold)
+                if given.texture:
+                    write_textured(bake_texture(scene, mesh), path)
+                else:
+                    write_mesh(mesh, path)
                 print(f"wrote {path}")
             except ValueError as error:
                 empty = True

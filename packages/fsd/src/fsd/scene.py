@@ -159,6 +159,14 @@ class Scene(nn.Module):
         write_bytes(path, save({name: value.contiguous() for name, value in self.state_dict().items()}))
         write_json(path.with_suffix(".json"), self.arguments)
 
+    def export_mesh(
+        self, path: str | os.PathLike[str], resolution: int = 96, threshold: float | None = None
+    ) -> None:
+        """Writes a mesh with colours to a .glb, .obj or .ply: see `fsd.mesh`."""
+        from fsd.mesh import extract_mesh, write_mesh
+
+        write_mesh(extract_mesh(self, resolution, threshold), path)
+
 
 def grid_scene(
     resolution: int = 32,

@@ -89,7 +89,9 @@ def _table(p: Tensor) -> Tensor:
 
 def _house(p: Tensor) -> Tensor:
     roof = prism(p, [(-0.56, 0.05), (0.56, 0.05), (0.0, 0.6)], 0.46)
-    return union(box(p, (0.46, 0.4, 0.3), (0.0, 0.0, -0.25)), roof, box(p, (0.08, 0.08, 0.3), (0.3, -0.1, 0.35)))
+    return union(
+        box(p, (0.46, 0.4, 0.3), (0.0, 0.0, -0.25)), roof, box(p, (0.08, 0.08, 0.3), (0.3, -0.1, 0.35))
+    )
 
 
 KINDS: dict[str, Solid] = {
