@@ -1,5 +1,6 @@
 """Objects from one command: what they leave, how they go on after a kill, and what happens when one fails."""
 
+import hashlib
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from fsd.generate import generate
 from fsd.priors.bank import RenderBank
 from fsd.run import Job, jobs, run, slug
 from safetensors.torch import load_file
+from shared_core.run.checkpoint import CheckpointError
 from shared_core.run.folder import RunFolderError
 from shared_core.run.metrics import read
 from tiny_pipelines import tiny_stable_diffusion
@@ -164,10 +166,40 @@ def test_one_that_fails_does_not_stop_the_others_and_is_tried_again(
     assert [entry["object"] for entry in result["failed"]] == ["a-red-object-fsd-seed1"]
     assert "not finite" in result["failed"][0]["error"]
     assert "seed1 failed" in capsys.readouterr().err
-    (tmp_path / "result.json").unlink()
     broken = False
     assert run(quick(seeds=[0, 1, 2]), tmp_path, resume=True)["failed"] == []
     assert made == [0, 1, 2, 1]
+    with pytest.raises(RunFolderError, match="finished run"):
+        run(quick(seeds=[0, 1, 2]), tmp_path, resume=True)
+
+
+def test_a_run_in_which_all_fail_says_so_and_can_go_on(tmp_path, small_bank, monkeypatch, capsys):
+    def full(*arguments):
+        raise OSError("no space left on the disk")
+
+    monkeypatch.setattr(fsd.run, "generate", full)
+    assert main(["generate", "a red object", "--out", str(tmp_path / "run"), "--device", "cpu"]) == 1
+    assert "no space left" in capsys.readouterr().err
+    assert "no space left" in (tmp_path / "run" / "report.html").read_text()
+    monkeypatch.undo()
+    monkeypatch.setattr(fsd.run, "build_prior", lambda config, device: small_bank)
+    values = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert values["prompts"] == ["a red object"]
+
+
+def test_a_checkpoint_that_holds_code_is_not_loaded(tmp_path, bank):
+    generate(quick(), "a red object", "fsd", 0, bank, tmp_path)
+    (tmp_path / "object.json").unlink()
+    state = tmp_path / "checkpoints" / "step-000006" / "state.pt"
+    torch.save({"modules": {}, "state": subprocess.run}, state)
+    meta = json.loads((state.parent / "meta.json").read_text())
+    meta["files"]["state.pt"] = {
+        "bytes": state.stat().st_size,
+        "sha256": hashlib.sha256(state.read_bytes()).hexdigest(),
+    }
+    (state.parent / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(CheckpointError, match="could run code"):
+        generate(quick(), "a red object", "fsd", 0, bank, tmp_path)
 
 
 def test_out_of_memory_names_the_knobs(tmp_path, small_bank, monkeypatch):
@@ -188,9 +220,9 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def command(out, *flags, steps=600):
+def command(out, *flags, steps=300):
     config = out.parent / f"{out.name}.yaml"
-    values = {**QUICK, "steps": steps, "checkpoint_every": 50, "picture_every": 100}
+    values = {**QUICK, "steps": steps, "checkpoint_every": 30, "picture_every": 60}
     config.write_text(yaml.safe_dump(values))
     return [sys.executable, "-c", SCRIPT, "generate", "--config", str(config), "--out", str(out), *flags]
 

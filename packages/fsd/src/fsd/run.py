@@ -5,6 +5,7 @@ it does not matter whether the processes were started here (`jobs`), by torchrun
 object is taken over at the last checkpoint.  An object that fails does not stop the others.
 """
 
+import json
 import multiprocessing
 import os
 import re
@@ -12,6 +13,7 @@ import signal
 import sys
 import time
 import traceback
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ from shared_core.run.atomic import write_json
 from shared_core.run.checkpoint import CheckpointError
 from shared_core.run.device import choose_device
 from shared_core.run.folder import RunFolder, RunFolderError
+from shared_core.run.result import check_result
 from shared_core.run.stop import StopFlag
 
 from fsd.build import build_prior, encode_texts, set_threads
@@ -54,9 +57,15 @@ def run(config: GenerateConfig, out: Path, resume: bool = False) -> dict[str, An
         work(config, out, prior, device)
         return None
     folder = RunFolder(out)
+    given_up = [
+        job.folder / "failed.json" for job in jobs(config, out) if not (job.folder / "object.json").is_file()
+    ]
+    if resume and any(path.is_file() for path in given_up):
+        # What failed is tried again, so the run is not finished.
+        folder.result.unlink(missing_ok=True)
     with folder.open(config, resume=resume, ignore=("jobs", "device", "threads")), StopFlag() as stop:
-        for job in jobs(config, out):
-            (job.folder / "failed.json").unlink(missing_ok=True)
+        for path in given_up:
+            path.unlink(missing_ok=True)
         helpers = [_start(config, out) for _ in range(min(config.jobs, len(jobs(config, out))) - 1)]
         try:
             work(config, out, prior, device, wait=True)
@@ -97,9 +106,15 @@ def finish(out: Path) -> dict[str, Any]:
     from fsd.report import report
 
     result = evaluate(out)
+    check_result(result, schema())
     write_json(out / "result.json", result)
     report(out)
     return result
+
+
+def schema() -> dict[str, Any]:
+    """The schema of result.json."""
+    return json.loads(files("fsd").joinpath("result_schema.json").read_text(encoding="utf-8"))
 
 
 def own_device(name: str) -> torch.device:
