@@ -62,6 +62,11 @@ def run(script: str, out: Path, *options: str | Path, **environment: str) -> dic
         ("corsd_step.py", {"in_batch time", "in_batch memory", "triplets time", "rkd time"}),
         ("corsd_loader.py", {"loader against the step of width 8"}),
         ("corsd_import.py", {"import corsd", "corsd.Distiller", "corsd --help"}),
+        ("fsd_import.py", {"import fsd", "fsd.FlowScoreDistillation", "fsd --help"}),
+        (
+            "fsd_step.py",
+            {f"{p}: {what}" for p in ("bank", "unet") for what in ("FSD over SDS", "step over irreducible")},
+        ),
     ],
 )
 def test_a_quick_run_writes_its_figures(script: str, figures: set[str], tmp_path: Path) -> None:
