@@ -173,6 +173,32 @@ def test_one_that_fails_does_not_stop_the_others_and_is_tried_again(
         run(quick(seeds=[0, 1, 2]), tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_signal_stops_the_run_wherever_it_comes(tmp_path, small_bank, monkeypatch, inside):
+    """In the middle of an object's pictures, or between two objects."""
+    made = []
+
+    def told(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"label": None, "labels": None, "view_consistency": None, "quality": None}
+
+    def between(config, prompt, method, seed, prior, out, device=None):
+        made.append(seed)
+        generate(config, prompt, method, seed, prior, out, device)
+        if not inside:
+            told()
+
+    monkeypatch.setattr(fsd.run, "generate", between)
+    if inside:
+        monkeypatch.setattr(sys.modules["fsd.generate"], "_described", told)
+    with pytest.raises(SystemExit) as stopped:
+        run(quick(seeds=[0, 1, 2]), tmp_path)
+    assert stopped.value.code == 143
+    assert made == [0]
+    assert (tmp_path / "objects" / "a-red-object-fsd-seed0" / "object.json").is_file()
+    assert not (tmp_path / "result.json").exists()
+
+
 def test_a_run_in_which_all_fail_says_so_and_can_go_on(tmp_path, small_bank, monkeypatch, capsys):
     def full(*arguments):
         raise OSError("no space left on the disk")

@@ -70,6 +70,8 @@ def generate(
             "seed": seed,
         }
         write_json(folder.path / "object.json", {**identity, "steps": config.steps, **about})
+        if stop.stopped:
+            raise SystemExit(stop.exit_code)
     return scene
 
 

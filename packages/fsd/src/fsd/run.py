@@ -54,7 +54,8 @@ def run(config: GenerateConfig, out: Path, resume: bool = False) -> dict[str, An
     prior = build_prior(config, device)
     encode_texts(config, prior)
     if int(os.environ.get("RANK", "0")):
-        work(config, out, prior, device)
+        with StopFlag() as stop:
+            work(config, out, prior, device, stop)
         return None
     folder = RunFolder(out)
     given_up = [
@@ -68,10 +69,10 @@ def run(config: GenerateConfig, out: Path, resume: bool = False) -> dict[str, An
             path.unlink(missing_ok=True)
         helpers = [_start(config, out) for _ in range(min(config.jobs, len(jobs(config, out))) - 1)]
         try:
-            work(config, out, prior, device, wait=True)
-        finally:
-            if stop.stopped or sys.exc_info()[0] is not None:
-                _stop(helpers)
+            work(config, out, prior, device, stop, wait=True)
+        except BaseException:
+            _stop(helpers)
+            raise
         return finish(out)
 
 
@@ -85,12 +86,24 @@ def jobs(config: GenerateConfig, out: Path) -> list[Job]:
     ]
 
 
-def work(config: GenerateConfig, out: Path, prior: Prior, device: torch.device, wait: bool = False) -> None:
-    """Makes objects that nobody works on until there is none; with `wait`, until all are done."""
+def work(
+    config: GenerateConfig,
+    out: Path,
+    prior: Prior,
+    device: torch.device,
+    stop: StopFlag,
+    wait: bool = False,
+) -> None:
+    """Makes objects that nobody works on until there is none; with `wait`, until all are done.
+
+    Raises SystemExit when the process is told to stop, also between two objects.
+    """
     todo = jobs(config, out)
     while todo := [job for job in todo if not job.done()]:
         worked = 0
         for job in todo:
+            if stop.stopped:
+                raise SystemExit(stop.exit_code)
             # Another process may have done it by now.
             if not job.done():
                 worked += _try(config, job, prior, device)
@@ -169,7 +182,8 @@ def _help(config: GenerateConfig, out: Path) -> None:
     device = own_device(config.device)
     prior = build_prior(config, device)
     encode_texts(config, prior)
-    work(config, out, prior, device)
+    with StopFlag() as stop:
+        work(config, out, prior, device, stop)
 
 
 def _stop(helpers: list[Any]) -> None:
