@@ -13,7 +13,7 @@ import fsd.run
 import pytest
 import torch
 import yaml
-from fsd.build import build_prior, build_scene
+from fsd.build import build_prior, build_scene, optimizer_for
 from fsd.cli import main
 from fsd.config import PRESETS, FieldSettings, GenerateConfig
 from fsd.generate import generate
@@ -123,6 +123,31 @@ def test_seeds_differ_and_repeat(tmp_path, bank):
         generate(quick(), "a red object", "fsd", seed, bank, tmp_path / name)
     same(tmp_path / "a", tmp_path / "b")
     assert state(tmp_path / "a")[1] != state(tmp_path / "c")[1]
+
+
+def test_later_steps_take_other_views(tmp_path, bank):
+    sizes = []
+
+    class Watches:
+        def __getattr__(self, name):
+            return getattr(bank, name)
+
+        def encode_image(self, image):
+            sizes.append((len(image), image.shape[-1]))
+            return bank.encode_image(image)
+
+    config = quick(batch_size=8, later={"progress": 0.5, "size": 24, "batch_size": 4})
+    generate(config, "a red object", "fsd", 0, Watches(), tmp_path)
+    assert sizes[:6] == [(8, 16)] * 3 + [(4, 24)] * 3
+
+
+def test_the_optimizer_has_a_rate_for_each_part_and_forgets_none():
+    config = quick(field={"kind": "hash", "log2_size": 10, "background": "map"}, optim={"network_rate": 1e-4})
+    scene = build_scene(config, 0)
+    groups = optimizer_for(config, scene).param_groups
+    assert [group["lr"] for group in groups] == [0.02, 1e-4, 1e-3]
+    assert sum(len(group["params"]) for group in groups) == len(list(scene.parameters()))
+    assert all(p.ndim <= 2 for p in groups[1]["params"])
 
 
 def test_another_configuration_is_refused(tmp_path, bank):

@@ -118,13 +118,25 @@ def build_schedule(config: GenerateConfig, method: str) -> Schedule | None:
 
 
 def optimizer_for(config: GenerateConfig, scene: Scene) -> torch.optim.Adam:
-    """Adam with a rate for the field and one for the background."""
+    """Adam with a rate for the grid, one for the network behind it, and one for the background."""
     o = config.optim
+    layers = [m for m in scene.field.modules() if isinstance(m, nn.Linear)]
+    network = [parameter for layer in layers for parameter in layer.parameters()]
+    grid = [p for p in scene.field.parameters() if not any(p is other for other in network)]
     groups = [
-        {"params": list(scene.field.parameters()), "lr": o.learning_rate},
+        {"params": grid, "lr": o.learning_rate},
+        {"params": network, "lr": o.network_rate or o.learning_rate},
         {"params": list(scene.background.parameters()), "lr": o.background_rate},
     ]
     return torch.optim.Adam([g for g in groups if g["params"]], betas=o.betas, eps=o.epsilon)
+
+
+def views_at(config: GenerateConfig, progress: float) -> tuple[int, int]:
+    """How many views of which size a step takes."""
+    later = config.later
+    if later is not None and progress >= later.progress:
+        return later.batch_size, later.size
+    return config.batch_size, config.size
 
 
 def set_threads(config: GenerateConfig) -> None:

@@ -24,7 +24,7 @@ from shared_core.run.metrics import MetricsLog, cut_back
 from shared_core.run.stop import StopFlag
 from tqdm import tqdm
 
-from fsd.build import build_guidance, build_scene, negative_of, optimizer_for
+from fsd.build import build_guidance, build_scene, negative_of, optimizer_for, views_at
 from fsd.cameras import orbit, turntable
 from fsd.config import GenerateConfig
 from fsd.mesh import extract_mesh, write_mesh
@@ -124,15 +124,16 @@ def _optimise(
         while step < config.steps:
             progress = step / config.steps
             c = config.cameras
+            batch, size = views_at(config, progress)
             cameras = orbit(
-                config.batch_size,
+                batch,
                 view_generator,
                 config.views or prior.views,
                 elevation_deg=c.elevation_deg,
                 distance=c.distance,
                 fov_deg=c.fov_deg,
             ).to(device)
-            view = scene.render(cameras, config.size, ray_generator, progress=progress)
+            view = scene.render(cameras, size, ray_generator, progress=progress)
             guided = guide(view.image, encoded, cameras, progress, view.opacity, view.depth)
             loss = guided.loss + _regularisers(config, view)
             optimizer.zero_grad()
