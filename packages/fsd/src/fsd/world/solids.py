@@ -1,7 +1,7 @@
 """Signed distance functions, and the kinds of objects made of them.
 
 A solid maps points (..., 3) to the distance to its surface, negative inside (a lower bound of it after unions and
-cuts, which sphere tracing needs no better).  z is up, objects face +y and lie within 0.75 of the origin.
+cuts, which sphere tracing needs no better).  z is up, objects face +y and lie within 0.85 of the origin.
 
     >>> distance = KINDS["mug"](torch.rand(100, 3) - 0.5)
 """

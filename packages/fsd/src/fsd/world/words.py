@@ -6,6 +6,7 @@
 """
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from fsd.world.solids import KINDS
@@ -32,20 +33,30 @@ class Asked(NamedTuple):
 
 def understand(prompt: str) -> Asked:
     """What a prompt asks for.  Raises ValueError for an empty prompt and for words that the world does not know."""
-    words = re.findall(r"[^\W\d_]+", prompt.lower())
-    if not words:
-        raise ValueError(f"the prompt is empty; say for example 'a red mug' or 'an object' ({known_words()})")
-    unknown = [word for word in words if word not in COLOURS and word not in KINDS and word not in FILLERS]
-    if unknown:
-        raise ValueError(
-            f"this prior does not know {', '.join(map(repr, unknown))}; {known_words()}; for other prompts name "
-            "a diffusion model with --prior"
-        )
+    words = read(
+        prompt,
+        [*COLOURS, *KINDS, *FILLERS],
+        f"{', '.join(COLOURS)}; {', '.join(KINDS)}; {', '.join(FILLERS)}",
+    )
     colours = tuple(word for word in COLOURS if word in words)
     kinds = tuple(word for word in KINDS if word in words)
     return Asked(colours or tuple(COLOURS), kinds or tuple(KINDS))
 
 
-def known_words() -> str:
-    """The vocabulary as part of a sentence."""
-    return f"it knows {', '.join(COLOURS)}; {', '.join(KINDS)}; {', '.join(FILLERS)}"
+def read(prompt: str, vocabulary: Sequence[str], listed: str) -> list[str]:
+    """The words of a prompt in lower case; `listed` is the vocabulary as the messages show it.
+
+    Raises ValueError for an empty prompt and for words outside the vocabulary.
+    """
+    words = re.findall(r"[^\W\d_]+", prompt.lower())
+    if not words:
+        raise ValueError(
+            f"the prompt is empty; say for example 'a red mug' or 'an object' (it knows {listed})"
+        )
+    unknown = [word for word in words if word not in vocabulary]
+    if unknown:
+        raise ValueError(
+            f"this prior does not know {', '.join(map(repr, unknown))}; it knows {listed}; for other prompts name "
+            "a diffusion model with --prior"
+        )
+    return words
