@@ -12,5 +12,6 @@ def sparsity(opacity: Float[Tensor, "b 1 h w"]) -> Float[Tensor, ""]:
 
 def binary_entropy(opacity: Float[Tensor, "b 1 h w"]) -> Float[Tensor, ""]:
     """Mean of -o log o - (1 - o) log(1 - o), in nats: either matter or none."""
-    o = opacity.clamp(1e-3, 1 - 1e-3)
+    # In float32 at least: in bf16 the bound below 1 is 1 itself, and the mean is NaN.
+    o = opacity.to(torch.promote_types(opacity.dtype, torch.float32)).clamp(1e-3, 1 - 1e-3)
     return (-o * o.log() - (1 - o) * torch.log1p(-o)).mean()
