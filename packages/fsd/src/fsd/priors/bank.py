@@ -9,6 +9,7 @@ such as MVDream (arXiv 2308.16512).
     >>> prompt = prior.encode_text("a red object")
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,8 @@ from fsd.world.solids import KINDS
 from fsd.world.words import COLOURS, Asked, understand
 
 ELEVATIONS = (0.0, 10.0, 20.0, 30.0, 40.0)
+# Views further away than this many widths of the kernel play no part.
+REACH = 3.0
 
 
 class BankCondition(NamedTuple):
@@ -37,6 +40,7 @@ class RenderBank:
     """64 objects, seen from `azimuths` directions at five elevations up to 40 degrees, distance 2.6, 40 degrees wide.
 
     `views` 4 with `joint`; `std` is the width of a mode in pixel values; the kernel's widths are in degrees.
+    Raises ValueError for views so far apart that a camera between them would have none near.
     """
 
     def __init__(
@@ -48,6 +52,14 @@ class RenderBank:
         azimuth_width: float = 10.0,
         elevation_width: float = 7.0,
     ) -> None:
+        # The worst place is in the middle of four views.
+        away = math.hypot(180 / azimuths / azimuth_width, ELEVATIONS[1] / 2 / elevation_width)
+        if away >= REACH:
+            raise ValueError(
+                f"azimuths={azimuths} with kernels of {azimuth_width:g} and {elevation_width:g} deg: a camera can be "
+                f"{away:.1f} widths from every view, and only those within {REACH:g} count; give more azimuths or "
+                "wider kernels"
+            )
         self.joint, self.std = joint, std
         self.widths = (azimuth_width, elevation_width)
         self.image_size, self.latent_shape = size, (3, size, size)
@@ -78,7 +90,7 @@ class RenderBank:
         ):
             turn = (self.azimuth - azimuth + 180) % 360 - 180
             log = -0.5 * ((turn / self.widths[0]) ** 2 + ((self.elevation - elevation) / self.widths[1]) ** 2)
-            near = (log > -4.5).nonzero()[:, 0]
+            near = (log > -0.5 * REACH**2).nonzero()[:, 0]
             if len(near) == 0:
                 raise ValueError(
                     f"a camera at elevation {elevation:.0f} deg, but the render bank has views from "
