@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 from shared_core.run.checkpoint import CheckpointError
-from shared_core.run.command import command_parser, free_folder, refuse_keys, sentences, short_name
+from shared_core.run.command import (
+    command_parser,
+    free_folder,
+    refuse_keys,
+    run_arguments,
+    sentences,
+    short_name,
+)
 from shared_core.run.config import Config, ConfigError
 from shared_core.run.folder import RunFolderError
 from shared_core.run.guard import NonFiniteError
@@ -26,6 +33,38 @@ def test_wrong_usage_names_the_command():
     for wrong in (["--dat", "digits"], ["--data"]):
         with pytest.raises(ConfigError, match=r"\nsee prog run --help$"):
             parser.parse_args(wrong)
+
+
+def arguments(*words):
+    parser = command_parser("prog", "run", add_help=False)
+    return run_arguments(parser, words, Settings, {"long": lambda: Settings(epochs=100, inner_steps=9)})
+
+
+def test_preset_file_and_flags_in_rising_order(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("epochs: 7\n")
+    assert arguments().config == Settings()
+    assert arguments("--preset", "long").config == Settings(epochs=100, inner_steps=9)
+    assert arguments("--preset", "long", "--config", str(file)).config == Settings(epochs=7, inner_steps=9)
+    found = arguments("--preset", "long", "--config", str(file), "--epochs", "5", "--out", "x")
+    assert found == (Settings(epochs=5, inner_steps=9), Path("x"), None)
+
+
+def test_resume_takes_the_folders_configuration_and_nothing_beside_it(tmp_path):
+    (tmp_path / "config.yaml").write_text("epochs: 4\n")
+    assert arguments("--resume", str(tmp_path)) == (Settings(epochs=4), None, tmp_path)
+    for more in (["--out", "x"], ["--preset", "long"], ["--config", "x.yaml"]):
+        with pytest.raises(ConfigError, match="takes everything from the run's folder"):
+            arguments("--resume", str(tmp_path), *more)
+
+
+def test_help_names_the_configurations_flags_too(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        arguments("--help")
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert "--preset" in printed
+    assert "--epochs" in printed
 
 
 @pytest.mark.parametrize("flag", ["--inner-steps", "--inner-steps=4", "--inner_steps"])

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from shared_core.run.command import command_parser, free_folder, refuse_keys, sentences, short_name
-from shared_core.run.config import ConfigError, load_yaml, parse_config, run_commands, user_errors
+from shared_core.run.command import command_parser, free_folder, run_arguments, sentences, short_name
+from shared_core.run.config import run_commands, user_errors
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,33 +30,14 @@ def train(arguments: list[str]) -> int:
     from corsd.config import PRESETS, TrainConfig
 
     parser = _parser("train", add_help=False, usage="corsd train [--preset NAME] [--out DIR] [FLAGS]")
-    parser.add_argument("--preset", choices=PRESETS, help="where to start from")
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="YAML file; its values win over the preset's"
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder; default runs/corsd-DATA")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder")
-    given, flags = parser.parse_known_args(arguments)
-    if {"-h", "--help"} & set(flags):
-        print(parser.format_help() + "\nFlags win over the file, and the file over the preset:\n")
-    if given.resume and (given.preset or given.config or given.out):
-        raise ConfigError(
-            "--resume takes everything from the run's folder: leave out --preset, --config, --out"
-        )
-    default = PRESETS[given.preset]() if given.preset else None
-    if given.config:
-        default = load_yaml(TrainConfig, given.config, default)
-    if given.resume:
-        default = load_yaml(TrainConfig, given.resume / "config.yaml")
-    refuse_keys(flags, TrainConfig)
-    config = parse_config(TrainConfig, flags, "corsd train", default)
+    config, out, resume = run_arguments(parser, arguments, TrainConfig, PRESETS)
 
     from corsd.run import is_main, leave, run
     from corsd.summary import sentence
 
-    out = given.resume or given.out or free_folder(f"corsd-{short_name(config.data)}")
+    out = resume or out or free_folder(f"corsd-{short_name(config.data)}")
     with sentences("corsd") as failed:
-        result = run(config, out, bool(given.resume))
+        result = run(config, out, resume is not None)
         if is_main():
             print(sentence(result))
             print(f"open {out / 'report.html'}")

@@ -14,8 +14,8 @@ import argparse
 import re
 from pathlib import Path
 
-from shared_core.run.command import command_parser, free_folder, refuse_keys, sentences
-from shared_core.run.config import ConfigError, load_yaml, parse_config, run_commands, user_errors
+from shared_core.run.command import command_parser, free_folder, run_arguments, sentences
+from shared_core.run.config import ConfigError, run_commands, user_errors
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,34 +30,15 @@ def generate(arguments: list[str]) -> int:
 
     usage = 'fsd generate ["PROMPT" ...] [--preset NAME] [--out DIR] [FLAGS]'
     parser = command_parser("fsd", "generate", add_help=False, usage=usage)
-    parser.add_argument(
-        "--preset", choices=PRESETS, help="where to start from; default bank without a prompt"
-    )
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="YAML file; its values win over the preset's"
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder; default runs/fsd-PROMPT")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder")
     first_flag = next((n for n, word in enumerate(arguments) if word.startswith("-")), len(arguments))
-    prompts, arguments = arguments[:first_flag], arguments[first_flag:]
-    given, flags = parser.parse_known_args(arguments)
-    if {"-h", "--help"} & set(flags):
-        print(parser.format_help() + "\nFlags win over the file, and the file over the preset:\n")
-    if given.resume and (given.preset or given.config or given.out or prompts):
-        raise ConfigError(
-            "--resume takes everything from the run's folder: leave out prompts, --preset, --config, --out"
-        )
-    default = PRESETS[given.preset]() if given.preset else None
-    if given.config:
-        default = load_yaml(GenerateConfig, given.config, default)
-    if given.resume:
-        default = load_yaml(GenerateConfig, given.resume / "config.yaml")
-    refuse_keys(flags, GenerateConfig)
+    prompts, flags = arguments[:first_flag], arguments[first_flag:]
     with user_errors():
         # A range of seeds as its numbers, which is what the flag takes.
         ranges = [seed_range(word) if re.fullmatch(r"\d+-\d+", word) else [word] for word in flags]
     flags = [str(word) for words in ranges for word in words]
-    config = parse_config(GenerateConfig, flags, "fsd generate", default)
+    if prompts and any(word.partition("=")[0] == "--resume" for word in flags):
+        raise ConfigError("--resume takes everything from the run's folder: leave out the prompts")
+    config, out, resume = run_arguments(parser, flags, GenerateConfig, PRESETS)
     if prompts:
         with user_errors():
             config = GenerateConfig.model_validate({**config.model_dump(), "prompts": prompts})
@@ -67,9 +48,9 @@ def generate(arguments: list[str]) -> int:
     from fsd.evaluate import as_text
     from fsd.run import run, slug
 
-    out = given.resume or given.out or free_folder(f"fsd-{slug(config.prompts[0])}")
+    out = resume or out or free_folder(f"fsd-{slug(config.prompts[0])}")
     with sentences("fsd") as failed, user_errors():
-        result = run(config, out, bool(given.resume))
+        result = run(config, out, resume is not None)
         if result is not None:
             print(as_text(result), f"open {out / 'report.html'}", sep="\n")
     return int(bool(failed) or bool(result and result["failed"]))

@@ -38,7 +38,9 @@ def load_pipeline(
         kind = index.get("_class_name")
         if kind not in FAMILIES:
             raise ValueError(f"{path} holds a {kind}; pipelines that can be used are {', '.join(FAMILIES)}")
-        unused: dict[str, Any] = {name: None for name in UNUSED if name in index}
+        # A part that a folder lists as absent, such as the VAE of a model of pixels, is absent on purpose.
+        absent = [name for name, entry in index.items() if entry == [None, None]]
+        unused: dict[str, Any] = {name: None for name in index if name in UNUSED or name in absent}
         if "requires_safety_checker" in index:
             unused["requires_safety_checker"] = False
         dtype: Any = PRECISIONS[precision]

@@ -69,9 +69,7 @@ class MultiViewPrior:
             )
         self.single = DiffusersPrior(pipeline, view_words=view_words, **settings)
         self.views = views
-        for name, module in pipeline.unet.named_modules():
-            if name.endswith("attn1"):
-                module.set_processor(JoinedViews(views))
+        join_views(pipeline.unet, views)
 
     @classmethod
     def from_pretrained(
@@ -156,6 +154,13 @@ def camera_numbers(cameras: Cameras) -> Float[Tensor, "b 16"]:
     turned = turn @ c2w
     turned[:, :3, 3] /= turned[:, :3, 3].norm(dim=1, keepdim=True).clamp_min(1e-8)
     return turned.flatten(1)
+
+
+def join_views(unet: Any, views: int) -> None:
+    """Lets every self-attention of a UNet run over all `views` of an object."""
+    for name, module in unet.named_modules():
+        if name.endswith("attn1"):
+            module.set_processor(JoinedViews(views))
 
 
 class JoinedViews:

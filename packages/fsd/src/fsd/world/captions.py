@@ -16,7 +16,7 @@ from fsd.world.words import COLOURS, FILLERS, read
 
 SIZES = ("small", "big")
 # Sizes are shares of the largest that fits; from `small` down and from `big` up they have a word.
-SMALL, BIG = 0.82, 0.93
+SMALL, BIG = 0.84, 0.94
 
 
 class Asked(NamedTuple):

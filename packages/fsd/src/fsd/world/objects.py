@@ -19,7 +19,6 @@ CREAM: Colour = (0.93, 0.87, 0.72)
 WOOD: Colour = (0.47, 0.31, 0.18)
 DARK: Colour = (0.13, 0.13, 0.15)
 GLASS: Colour = (0.62, 0.8, 0.9)
-STEEL: Colour = (0.62, 0.64, 0.68)
 DOUGH: Colour = (0.8, 0.6, 0.36)
 COFFEE: Colour = (0.28, 0.17, 0.1)
 CARROT: Colour = (0.95, 0.48, 0.08)
@@ -87,14 +86,14 @@ def _table(parts: Parts, rng: Random, main: Colour) -> None:
 
 
 def _chair(parts: Parts, rng: Random, main: Colour) -> None:
-    seat, wide, back = rng.uniform(0.75, 1.0), rng.uniform(0.55, 0.68), rng.uniform(0.95, 1.3)
+    seat, wide, back = rng.uniform(0.65, 0.9), rng.uniform(0.58, 0.72), rng.uniform(0.8, 1.1)
     legs = rng.choice((_deep(main), WOOD))
-    parts.box((0, 0, seat), (wide, 0.6, 0.09), main)
+    parts.box((0, 0, seat), (wide, 0.6, 0.11), main)
     for x in (-1, 1):
         for y in (-0.5, 0.5):
-            parts.box((x * (wide - 0.1), y, seat / 2), (0.085, 0.085, seat / 2), legs)
+            parts.box((x * (wide - 0.1), y, seat / 2), (0.1, 0.1, seat / 2), legs)
     if rng.random() < 0.6:
-        parts.box((0, -0.56, seat + back / 2), (wide, 0.08, back / 2), main, tilt=rng.uniform(0, 8))
+        parts.box((0, -0.56, seat + back / 2), (wide, 0.1, back / 2), main, tilt=rng.uniform(0, 8))
     else:
         for x in (-1, 1):
             parts.box((x * (wide - 0.09), -0.54, seat + back / 2), (0.09, 0.08, back / 2), legs)
@@ -107,16 +106,16 @@ def _chair(parts: Parts, rng: Random, main: Colour) -> None:
 
 
 def _house(parts: Parts, rng: Random, main: Colour) -> None:
-    wide, deep, tall = rng.uniform(0.85, 1.15), rng.uniform(0.75, 0.95), rng.uniform(0.55, 0.8)
+    wide, deep, tall = rng.uniform(0.85, 1.15), rng.uniform(0.8, 1.0), rng.uniform(0.65, 0.9)
     parts.box((0, 0, tall), (wide, deep, tall), main)
-    roof = rng.uniform(0.35, 0.5)
+    roof = rng.uniform(0.25, 0.42)
     form = rng.choice(((0.0, 1.0), (1.0, 0.0), (0.1, 0.1)))
     parts.box((0, 0, 2 * tall + roof), (wide + 0.12, deep + 0.12, roof), ROOF, top=form)
     door = rng.choice((-0.4, 0.0, 0.4)) * wide
-    parts.box((door, deep, tall * 0.55), (0.2, 0.04, tall * 0.55), _deep(_against(main), 0.8))
+    parts.box((door, deep, tall * 0.55), (0.23, 0.04, tall * 0.55), _deep(_against(main), 0.8))
     for x in (-0.6, 0.6, 0.0):
         if abs(x * wide - door) > 0.45:
-            parts.box((x * wide, deep, tall * 1.2), (0.19, 0.03, 0.19), GLASS)
+            parts.box((x * wide, deep, tall * 1.2), (0.2, 0.03, 0.22), GLASS)
     if rng.random() < 0.6:
         parts.box((wide * 0.55, -deep * 0.4, 2 * tall + roof * 1.2), (0.13, 0.13, roof), _deep(ROOF, 0.7))
 
@@ -156,24 +155,24 @@ def _tree(parts: Parts, rng: Random, main: Colour) -> None:
 
 
 def _lamp(parts: Parts, rng: Random, main: Colour) -> None:
-    pole, shade, metal = rng.uniform(1.0, 1.7), rng.uniform(0.7, 0.95), rng.choice((DARK, STEEL))
+    pole, shade, metal = rng.uniform(0.8, 1.4), rng.uniform(0.7, 0.95), rng.choice((DARK, WOOD))
     parts.tube((0, 0, 0), (0, 0, 0.14), rng.uniform(0.42, 0.55), 0.4, metal)
     if rng.random() < 0.4:
         parts.ball((0, 0, pole * 0.45), (0.3, 0.3, pole * 0.4), metal)
-    parts.tube((0, 0, 0), (0, 0, pole + 0.2), 0.08, 0.08, metal)
+    parts.tube((0, 0, 0), (0, 0, pole + 0.2), 0.1, 0.1, metal)
     parts.tube((0, 0, pole), (0, 0, pole + shade), 0.85, rng.uniform(0.4, 0.6), main)
     parts.ball((0, 0, pole), 0.26, PALE)
 
 
 def _car(parts: Parts, rng: Random, main: Colour) -> None:
-    long, wide, low = rng.uniform(1.3, 1.6), rng.uniform(0.62, 0.72), rng.uniform(0.26, 0.34)
-    wheel = rng.uniform(0.28, 0.34)
+    long, wide, low = rng.uniform(1.1, 1.4), rng.uniform(0.66, 0.76), rng.uniform(0.28, 0.36)
+    wheel = rng.uniform(0.29, 0.36)
     body = wheel + low * 0.8
     parts.box((0, 0, body), (wide, long, low), main)
-    cabin, half = -rng.uniform(0.15, 0.4), rng.uniform(0.65, 0.9)
+    cabin, half = -rng.uniform(0.15, 0.35), rng.uniform(0.6, 0.75)
     glass = GLASS if sum(main) < 2.2 else DARK
-    parts.box((0, cabin, body + low + 0.22), (wide * 0.95, half, 0.22), glass, top=(0.85, 0.7))
-    parts.box((0, cabin, body + low + 0.47), (wide * 0.82, half * 0.72, 0.05), main)
+    parts.box((0, cabin, body + low + 0.26), (wide * 0.95, half, 0.26), glass, top=(0.85, 0.7))
+    parts.box((0, cabin, body + low + 0.55), (wide * 0.82, half * 0.72, 0.06), main)
     for x in (-1, 1):
         for y in (-0.6, 0.6):
             at = x * wide
@@ -185,25 +184,26 @@ def _car(parts: Parts, rng: Random, main: Colour) -> None:
 
 
 def _rocket(parts: Parts, rng: Random, main: Colour) -> None:
-    tall, nose = rng.uniform(1.7, 2.3), rng.uniform(0.6, 0.95)
-    second = STEEL if rng.random() < 0.5 else _against(main)
-    parts.tube((0, 0, 0.2), (0, 0, tall), 0.42, 0.46, main)
-    parts.tube((0, 0, tall), (0, 0, tall + nose), 0.46, 0.03, second)
-    parts.tube((0, 0, 0.0), (0, 0, 0.2), 0.34, 0.26, DARK)
-    for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-        half = (0.22, 0.05, 0.4) if x else (0.05, 0.22, 0.4)
-        top = (0.25, 1.0) if x else (1.0, 0.25)
-        parts.box((x * 0.58, y * 0.58, 0.36), half, second, top=top)
-        if tall > 1.9:
-            parts.ball((x * 0.4, y * 0.4, tall * 0.72), 0.2, GLASS)
+    tall, nose, wide = rng.uniform(1.5, 2.0), rng.uniform(0.55, 0.85), rng.uniform(0.45, 0.56)
+    second = DARK if sum(main) > 2.2 or (rng.random() < 0.4 and sum(main) > 0.6) else PALE
+    parts.tube((0, 0, 0.2), (0, 0, tall), wide * 0.92, wide, main)
+    parts.tube((0, 0, tall), (0, 0, tall + nose), wide, 0.03, second)
+    parts.tube((0, 0, 0.0), (0, 0, 0.2), 0.36, 0.26, COFFEE)
+    turn = rng.choice((0.0, 45.0))
+    for k in range(4):
+        x, y = _round(turn + 90 * k, 1.0)
+        foot = ((wide + 0.5) * x, (wide + 0.5) * y, 0.0)
+        parts.fan((0.6 * wide * x, 0.6 * wide * y, 0.62), foot, (0.07, 0.3), (0.06, 0.12), second)
+        if tall > 1.65:
+            parts.ball((x * wide * 0.88, y * wide * 0.88, tall * 0.72), 0.21, GLASS)
 
 
 def _fish(parts: Parts, rng: Random, main: Colour) -> None:
-    thin, tall = rng.uniform(0.3, 0.42), rng.uniform(0.55, 0.72)
+    thin, tall = rng.uniform(0.34, 0.48), rng.uniform(0.6, 0.8)
     fin = _deep(main, 0.7) if sum(main) > 0.6 else (0.4, 0.4, 0.42)
     parts.ball((0, 0, 0), (thin, 1.1, tall), main)
     # The tail: a wedge that opens backwards.
-    parts.fan((0, -0.9, 0), (0, -1.65, 0), (0.06, 0.1), (0.06, rng.uniform(0.5, 0.65)), fin)
+    parts.fan((0, -0.9, 0), (0, -1.5, 0), (0.06, 0.1), (0.06, rng.uniform(0.5, 0.65)), fin)
     parts.fan((0, -0.1, tall * 0.8), (0, -0.35, tall + 0.3), (0.05, 0.45), (0.04, 0.2), fin)
     for x in (-1, 1):
         parts.fan(

@@ -242,8 +242,11 @@ def _quadric(numbers: Numbers, start: Numbers, step: Numbers) -> Tensor:
     c = ox * ox + oy * oy + c2 * oz * oz + c1 * oz + c0
     square = b * b - a * c
     root = square.clamp(min=0).sqrt()
-    inverse = 1 / a
-    near, far = (-b - root) * inverse, (-b + root) * inverse
+    # The form without cancellation: a is near 0 for rays along a cone's side.
+    q = _away_from_zero(-(b + torch.where(b < 0, -root, root)))
+    one, two = q / a, c / q
+    # In the order (-b - root) / a, (-b + root) / a.
+    near, far = torch.where(b < 0, two, one), torch.where(b < 0, one, two)
     enter, leave = _slab(low, high, oz, dz)
     # A steep ray (a < 0) is within a cone before `far` and after `near`; the cuts leave one of them.
     before = enter < far

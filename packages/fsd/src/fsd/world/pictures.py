@@ -22,7 +22,7 @@ from fsd.world.renders import AMBIENT, GREY, LIGHT
 from fsd.world.words import COLOURS
 
 # Objects lie within this of the origin; cameras stand 2.6 away, give or take.
-RADIUS = 0.75
+RADIUS = 0.8
 DISTANCE = (2.5, 2.7)
 ELEVATION = (0.0, 40.0)
 FOV = 40.0
@@ -83,7 +83,7 @@ def draw_object(rng: Random, kind: str | None = None, colour: str | None = None)
     # Drawn even where given, so that all else stays the same.
     any_kind, any_colour = rng.choice(list(KINDS)), rng.choice(list(COLOURS))
     kind, colour = kind or any_kind, colour or any_colour
-    size = rng.uniform(0.75, 1.0)
+    size = rng.uniform(0.78, 1.0)
     light = rng.uniform(-0.03, 0.03)
     main = tuple(min(1.0, max(0.03, c + light + rng.uniform(-0.04, 0.04))) for c in COLOURS[colour])
     parts = Parts()

@@ -3,13 +3,13 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NamedTuple, NoReturn, get_args
 
 import pydantic
 
-from shared_core.run.config import ConfigError
+from shared_core.run.config import ConfigError, load_yaml, parse_config
 
 
 def command_parser(
@@ -27,6 +27,48 @@ def command_parser(
 
     parser.error = refuse  # pyright: ignore[reportAttributeAccessIssue]
     return parser
+
+
+class RunArguments(NamedTuple):
+    """What the main command of a method was told; `resume` is the folder to go on with."""
+
+    config: Any
+    out: Path | None
+    resume: Path | None
+
+
+def run_arguments(
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str],
+    config: type[pydantic.BaseModel],
+    presets: Mapping[str, Callable[[], Any]],
+) -> RunArguments:
+    """Reads --preset, --config, --out, --resume and the configuration's own flags; the later in this list win:
+    preset, file, flags.
+
+    `parser` is made with `add_help=False`, so that --help shows the configuration's flags too.
+    Raises ConfigError for what is wrong in them; `--help` prints and raises SystemExit(0).
+    """
+    parser.add_argument("--preset", choices=presets, help="where to start from")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML file; its values win over the preset's"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder; by default a new one in runs/")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder")
+    given, flags = parser.parse_known_args(arguments)
+    if {"-h", "--help"} & set(flags):
+        print(parser.format_help() + "\nFlags win over the file, and the file over the preset:\n")
+    if given.resume and (given.preset or given.config or given.out):
+        raise ConfigError(
+            "--resume takes everything from the run's folder: leave out --preset, --config, --out"
+        )
+    default = presets[given.preset]() if given.preset else None
+    if given.config:
+        default = load_yaml(config, given.config, default)
+    if given.resume:
+        default = load_yaml(config, given.resume / "config.yaml")
+    refuse_keys(flags, config)
+    return RunArguments(parse_config(config, flags, parser.prog, default), given.out, given.resume)
 
 
 def refuse_keys(flags: Sequence[str], config: type[pydantic.BaseModel]) -> None:
