@@ -21,9 +21,8 @@ Vector = Sequence[float]
 SHAPES = ("quadric", "box", "ring")
 # A part is a row: axes (3 columns of 3), at (3), numbers (6), colour (3).
 ROW = 21
-# Between low 1 and high -1 is nothing, and a ring of thickness -1 has no inside.
-NOTHING = (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0, -1.0, 0, 0, 0, 0, 0, 0, 0)
-NO_RING = (*NOTHING[:12], -1.0, *NOTHING[13:])
+# No height, less than no width, no thickness: missed by every ray whatever the shape.
+NOTHING = (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0, 0, 0, 0, 0, 0, -1.0, 0, 1.0, 0, 0, 0, 0)
 
 
 class Parts:
@@ -90,8 +89,7 @@ class PartTensors:
         rows = []
         for one in objects:
             for shape, count in zip(SHAPES, self.counts, strict=True):
-                nothing = NO_RING if shape == "ring" else NOTHING
-                rows += one.rows[shape] + [nothing] * (count - len(one.rows[shape]))
+                rows += one.rows[shape] + [NOTHING] * (count - len(one.rows[shape]))
         self.rows = torch.tensor(rows, dtype=torch.float32).view(len(objects), -1, ROW)
 
     def fit(self, radius: Float[Tensor, " n"]) -> None:
