@@ -149,3 +149,22 @@ def test_a_difference_is_taken_round_by_round(figures) -> None:
     found = figures.difference("f", "what", "s", {"a": [3.0, 5.0], "b": [1.0, 1.0]}, "a", "b", goal=2.5)
     assert found["difference"]["median"] == 3.0
     assert found["met"] is False
+
+
+def test_the_page_of_fsd_says_what_its_files_say(monkeypatch) -> None:
+    """Run `python benchmarks/_fsd_page.py` after a new measurement."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import _fsd_page
+
+    assert _fsd_page.PAGE.read_text(encoding="utf-8") == _fsd_page.page(_fsd_page.RESULTS)
+
+
+def test_a_row_of_the_page_of_fsd(figures, monkeypatch, capsys) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import _fsd_page
+
+    slow = figures.ratio("step", "new over old", "s", {"a": [3.0, 3.0], "b": [1.0, 1.0]}, "a", "b", goal=2.0)
+    row = _fsd_page.row(slow, {"step": [2.5, 3.25]})
+    assert row == "| step: new over old | 3 (3 to 3) [2.500, 3.250] | at most 2 | **missed** |"
+    once = figures.difference("peak", "of it", "GB", {"a": [1.5], "b": [0.5]}, "a", "b")
+    assert _fsd_page.row(once, {}) == "| peak: of it | 1 GB |  |  |"
