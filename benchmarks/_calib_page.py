@@ -55,11 +55,11 @@ as confident nines, nothing pulls them back, and no label-free score notices.  M
 code's drift) or new weights (SHOT, DANN) do reach these classes, at the price of a classifier that is not the deployed
 one.
 
-Tried on CamVid: dusk is half as bright as day (mean 0.24 against 0.46), more than epsilon 0.1 can make up for.  With
-epsilon 0.35 (300 steps, learning rate 5e-4, source weight 2, seed 0) the pixels of day that keep their right answer fall
-from 88 to 61 % while the validators see nothing gained, so that the identity is kept: dusk 11.9 -> 11.9.  Epsilon 0.1
-at learning rate 1e-3 cost day 3 to 10 points.  The gain of the table's setting is within chance, and day loses more than
-a point on two seeds: the claim for segmentation is **not shown** here.
+Tried on CamVid: dusk is half as bright as day (mean 0.24 against 0.46), more than epsilon 0.1 can make up for.
+With epsilon 0.35 (300 steps, learning rate 5e-4, source weight 2, seed 0) the pixels of day that keep their
+right answer fall from 88 to 61 % while the validators see nothing gained, so that the identity is kept: dusk
+11.9 -> 11.9.  Epsilon 0.1 at learning rate 1e-3 cost day 3 to 10 points.  The gain of the table's setting is
+within chance, and day loses more than a point on two seeds: the claim for segmentation is **not shown** here.
 """
 
 NOTES = {
