@@ -116,6 +116,9 @@ def _house(parts: Parts, rng: Random, main: Colour) -> None:
     for x in (-0.6, 0.6, 0.0):
         if abs(x * wide - door) > 0.45:
             parts.box((x * wide, deep, tall * 1.2), (0.2, 0.03, 0.22), GLASS)
+    # One window on either side and none behind tell the back from the sides.
+    for x in (-wide, wide):
+        parts.box((x, rng.uniform(-0.15, 0.15), tall * 1.15), (0.03, 0.22, 0.24), GLASS)
     if rng.random() < 0.6:
         parts.box((wide * 0.55, -deep * 0.4, 2 * tall + roof * 1.2), (0.13, 0.13, roof), _deep(ROOF, 0.7))
 
@@ -222,12 +225,11 @@ def _snowman(parts: Parts, rng: Random, main: Colour) -> None:
     parts.ball((0, 0, waist), middle, main)
     parts.ball((0, 0, top), head, main)
     nose = CARROT if main[0] - main[2] < 0.6 or main[1] < 0.3 else DARK
-    parts.tube((0, head * 0.8, top), (0, head + rng.uniform(0.35, 0.5), top), 0.13, 0.02, nose)
+    parts.tube((0, head * 0.8, top), (0, head + rng.uniform(0.35, 0.5), top), 0.15, 0.02, nose)
     for x in (-1, 1):
         parts.ball((x * head * 0.4, head * 0.83, top + head * 0.35), 0.09, _against(main))
-        if rng.random() < 0.8:
-            reach = (x * (middle + 0.65), 0.1, waist + rng.uniform(0.1, 0.5))
-            parts.tube((x * middle * 0.8, 0, waist + 0.1), reach, 0.07, 0.05, WOOD)
+        reach = (x * (middle + 0.65), 0.1, waist + rng.uniform(0.1, 0.5))
+        parts.tube((x * middle * 0.8, 0, waist + 0.1), reach, 0.08, 0.06, WOOD)
     for z in (-0.1, 0.3):
         parts.ball((0, middle * 0.95, waist + z * middle), 0.09, _against(main))
     if rng.random() < 0.6:

@@ -49,7 +49,9 @@ class Drawn(NamedTuple):
     size: float
 
 
-def draw_pictures(count: int, seed: int, size: int = 32, views: int = 1) -> Pictures:
+def draw_pictures(
+    count: int, seed: int, size: int = 32, views: int = 1, kinds: Sequence[str] = tuple(KINDS)
+) -> Pictures:
     """A pure function of its arguments: object k of a seed is the same whatever `count` is.
 
     `views` of an object are equal steps of azimuth apart at one elevation of 0 to 40 degrees and one distance of 2.5
@@ -60,7 +62,7 @@ def draw_pictures(count: int, seed: int, size: int = 32, views: int = 1) -> Pict
         if number < 1:
             raise ValueError(f"{name}={number}; it must be at least 1")
     rngs = [Random(f"{seed}-{k}") for k in range(count)]
-    objects = [draw_object(rng) for rng in rngs]
+    objects = [draw_object(rng, rng.choice(kinds)) for rng in rngs]
     cameras = _cameras(rngs, views)
     words = [VIEWS[n] for n in view_index(cameras).tolist()]
     captions = [
@@ -78,11 +80,11 @@ def draw_pictures(count: int, seed: int, size: int = 32, views: int = 1) -> Pict
     )
 
 
-def draw_object(rng: Random, kind: str | None = None, colour: str | None = None) -> Drawn:
-    """A random object; `kind` and `colour` may be given."""
+def draw_object(rng: Random, kind: str, colour: str | None = None) -> Drawn:
+    """A random object of a kind, in any colour of the world or a given one."""
     # Drawn even where given, so that all else stays the same.
-    any_kind, any_colour = rng.choice(list(KINDS)), rng.choice(list(COLOURS))
-    kind, colour = kind or any_kind, colour or any_colour
+    any_colour = rng.choice(list(COLOURS))
+    colour = colour or any_colour
     size = rng.uniform(0.78, 1.0)
     light = rng.uniform(-0.03, 0.03)
     main = tuple(min(1.0, max(0.03, c + light + rng.uniform(-0.04, 0.04))) for c in COLOURS[colour])
