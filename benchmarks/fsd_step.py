@@ -28,10 +28,10 @@ from _step import clock_name, seconds
 from fsd.build import build_guidance, build_scene, optimizer_for
 from fsd.cameras import orbit
 from fsd.config import GenerateConfig, bank
-from fsd.generate import _gradient_norm, _regularisers
 from fsd.guidance import METHODS, Guidance
 from fsd.priors.bank import RenderBank
 from fsd.priors.base import Prior
+from fsd.step import gradient_norm, take_step
 from shared_core.run.metrics import MetricsLog
 
 STEPS, GOAL_METHOD, GOAL_WHOLE = 4, 1.02, 1.15
@@ -88,24 +88,12 @@ def whole_step(
 
     def take() -> None:
         nonlocal step
-        progress = (step % config.steps) / config.steps
-        c = config.cameras
-        cameras = orbit(
-            config.batch_size, views, prior.views,
-            elevation_deg=c.elevation_deg, distance=c.distance, fov_deg=c.fov_deg,
-        )  # fmt: skip
-        view = scene.render(cameras, config.size, rays, progress=progress)
-        guided = guide(view.image, encoded, cameras, progress, view.opacity, view.depth)
-        loss = guided.loss + _regularisers(config, view)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        scene.update_occupancy(step)
+        taken = take_step(config, step % config.steps, scene, guide, optimizer, encoded, views, rays)
         step += 1
         if step % config.log_every == 0:
             log.log(
-                step, t=guided.t, loss=loss.item(), grad_norm=_gradient_norm(scene),
-                opacity=view.opacity.mean().item(),
+                step, t=taken.guided.t, loss=taken.loss.item(), grad_norm=gradient_norm(scene),
+                opacity=taken.view.opacity.mean().item(),
             )  # fmt: skip
 
     return take

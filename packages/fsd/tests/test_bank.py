@@ -298,3 +298,10 @@ def test_too_few_azimuths_for_the_kernel():
     with pytest.raises(ValueError, match=said):
         RenderBank(size=8, azimuths=6)
     assert RenderBank(size=4, azimuths=6, azimuth_width=20.0).latent_shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize(("distance", "fov_deg"), [(1.4, 40.0), (2.6, 60.0)])
+def test_cameras_that_see_objects_at_another_size_are_named(distance: float, fov_deg: float) -> None:
+    bank = RenderBank(size=16, azimuths=12)
+    with pytest.raises(ValueError, match="keep cameras there"):
+        bank.condition(bank.encode_text("an object"), place([0.0], 10.0, distance, fov_deg))

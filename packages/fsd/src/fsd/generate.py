@@ -24,14 +24,14 @@ from shared_core.run.metrics import MetricsLog, cut_back
 from shared_core.run.stop import StopFlag
 from tqdm import tqdm
 
-from fsd.build import build_guidance, build_scene, negative_of, optimizer_for, views_at
-from fsd.cameras import orbit, turntable
+from fsd.build import build_guidance, build_scene, negative_of, optimizer_for
+from fsd.cameras import turntable
 from fsd.config import GenerateConfig
 from fsd.mesh import extract_mesh, write_mesh
 from fsd.objects import squares
 from fsd.priors.base import Prior
-from fsd.regularizers import binary_entropy, sparsity
 from fsd.scene import Render, Scene
+from fsd.step import gradient_norm, take_step
 from fsd.turntable import to_bytes, turntable_frames, write_video
 
 GREY = 0.5
@@ -92,6 +92,9 @@ def _optimise(
     view_generator = torch.Generator().manual_seed(seed)
     ray_generator = torch.Generator(device).manual_seed(seed)
     generators = {"view": view_generator, "ray": ray_generator, "prior": getattr(prior, "generator", None)}
+    if generators["prior"] is not None:
+        # What an object sees must not depend on those that the process made before.
+        generators["prior"].manual_seed(seed)
     saved = {"scene": scene, "guide": guide, "optimizer": optimizer}
     state: dict[str, Any] = {"seconds": 0.0, "calls": 0, "memory": 0.0}
 
@@ -122,36 +125,17 @@ def _optimise(
     bar = tqdm(total=config.steps, initial=step, desc=folder.path.name, disable=None, leave=False)
     with bar, MetricsLog(folder.metrics) as log:
         while step < config.steps:
-            progress = step / config.steps
-            c = config.cameras
-            batch, size = views_at(config, progress)
-            cameras = orbit(
-                batch,
-                view_generator,
-                config.views or prior.views,
-                elevation_deg=c.elevation_deg,
-                distance=c.distance,
-                fov_deg=c.fov_deg,
-            ).to(device)
-            view = scene.render(cameras, size, ray_generator, progress=progress)
-            guided = guide(view.image, encoded, cameras, progress, view.opacity, view.depth)
-            loss = guided.loss + _regularisers(config, view)
-            optimizer.zero_grad()
-            loss.backward()
-            if config.optim.clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(scene.parameters(), config.optim.clip_norm)
-            optimizer.step()
-            scene.update_occupancy(step)
+            taken = take_step(config, step, scene, guide, optimizer, encoded, view_generator, ray_generator)
             step += 1
             bar.update()
 
             if step % config.log_every == 0 or step in (1, config.steps):
                 log.log(
                     step,
-                    t=guided.t,
-                    loss=loss.item(),
-                    grad_norm=_gradient_norm(scene),
-                    opacity=view.opacity.mean().item(),
+                    t=taken.guided.t,
+                    loss=taken.loss.item(),
+                    grad_norm=gradient_norm(scene),
+                    opacity=taken.view.opacity.mean().item(),
                     time={"seconds": time.perf_counter() - begun},
                 )
             if step % config.picture_every == 0:
@@ -221,13 +205,6 @@ def _described(prior: Prior, views: torch.Tensor, cameras: Any) -> dict[str, Any
     }
 
 
-def _regularisers(config: GenerateConfig, view: Render) -> torch.Tensor | float:
-    r = config.regularizers
-    return (r.sparsity * sparsity(view.opacity) if r.sparsity else 0.0) + (
-        r.opaque * binary_entropy(view.opacity) if r.opaque else 0.0
-    )
-
-
 def _earlier_pictures(path: Path, count: int) -> list[np.ndarray]:
     """The pictures that an interrupted object left, up to the checkpoint."""
     return list(squares(path)[:count]) if count and path.is_file() else []
@@ -241,11 +218,6 @@ def _shown_depth(view: Render) -> torch.Tensor:
     near, far = view.depth[solid].amin(), view.depth[solid].amax()
     bright = 1 - 0.8 * (view.depth - near) / (far - near).clamp(min=1e-6)
     return torch.where(solid, bright, 0.0)
-
-
-def _gradient_norm(scene: Scene) -> float:
-    norms = [p.grad.norm() for p in scene.parameters() if p.grad is not None]
-    return torch.stack(norms).norm().item()
 
 
 def _peak_memory_gb() -> float:

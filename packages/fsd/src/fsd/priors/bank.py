@@ -23,6 +23,9 @@ from fsd.world.renders import paint, trace
 from fsd.world.solids import KINDS
 from fsd.world.words import COLOURS, Asked, understand
 
+DISTANCE, FOV_DEG = 2.6, 40.0
+# Half of what a camera sees at the origin.
+WIDTH = DISTANCE * math.tan(math.radians(FOV_DEG) / 2)
 ELEVATIONS = (0.0, 10.0, 20.0, 30.0, 40.0)
 # Views further away than this many widths of the kernel play no part.
 REACH = 3.0
@@ -67,7 +70,7 @@ class RenderBank:
         azimuth = torch.arange(azimuths).repeat(len(ELEVATIONS)) * (360 / azimuths)
         elevation = torch.tensor(ELEVATIONS).repeat_interleave(azimuths)
         self.azimuth, self.elevation = azimuth, elevation
-        cameras = place(azimuth, elevation)
+        cameras = place(azimuth, elevation, DISTANCE, FOV_DEG)
         self.names = [(colour, kind) for kind in KINDS for colour in COLOURS]
         traced = [trace(solid, cameras, size) for solid in KINDS.values()]
         painted = [paint(*parts, colour) for parts in traced for colour in COLOURS.values()]
@@ -82,7 +85,16 @@ class RenderBank:
         return understand(prompt)
 
     def condition(self, prompt: Asked, cameras: Cameras) -> BankCondition:
-        """The views of the bank near each camera.  Raises ValueError for a camera above or below all of them."""
+        """The views of the bank near each camera.
+
+        Raises ValueError for a camera above or below all of them, or one that sees objects larger or smaller.
+        """
+        width = cameras.distance * torch.tan(torch.deg2rad(cameras.fov_deg) / 2)
+        if bool((width / WIDTH - 1).abs().max() > 0.1):
+            raise ValueError(
+                f"a camera at distance {cameras.distance[0].item():.2f} with {cameras.fov_deg[0].item():.0f} deg, but "
+                f"the render bank has views from {DISTANCE} with {FOV_DEG:g} deg: keep cameras there"
+            )
         fits = torch.tensor([c in prompt.colours and k in prompt.kinds for c, k in self.names])
         views, kernels = [], []
         for azimuth, elevation in zip(

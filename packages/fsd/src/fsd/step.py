@@ -1,0 +1,73 @@
+"""One step of an object: draw cameras, render, ask the guidance, step the optimiser.
+
+>>> taken = take_step(config, step, scene, guide, optimizer, encoded, views, rays)
+>>> taken.guided.t, taken.loss.item()
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fsd.build import views_at
+from fsd.cameras import orbit
+from fsd.config import GenerateConfig
+from fsd.guidance import Guidance, Guided
+from fsd.regularizers import binary_entropy, sparsity
+from fsd.scene import Render, Scene
+
+
+class Taken(NamedTuple):
+    """What a step saw."""
+
+    guided: Guided
+    view: Render
+    loss: Tensor
+
+
+def take_step(
+    config: GenerateConfig,
+    step: int,
+    scene: Scene,
+    guide: Guidance,
+    optimizer: torch.optim.Optimizer,
+    encoded: Any,
+    views: torch.Generator,
+    rays: torch.Generator,
+) -> Taken:
+    """Step number `step`, from 0 on.  `views` draws cameras, on the CPU; `rays` samples along rays, on the device."""
+    progress = step / config.steps
+    batch, size = views_at(config, progress)
+    c = config.cameras
+    cameras = orbit(
+        batch,
+        views,
+        config.views or guide.prior.views,
+        elevation_deg=c.elevation_deg,
+        distance=c.distance,
+        fov_deg=c.fov_deg,
+    ).to(rays.device)
+    view = scene.render(cameras, size, rays, progress=progress)
+    guided = guide(view.image, encoded, cameras, progress, view.opacity, view.depth)
+    loss = guided.loss + regularisers(config, view)
+    optimizer.zero_grad()
+    loss.backward()
+    if config.optim.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(scene.parameters(), config.optim.clip_norm)
+    optimizer.step()
+    scene.update_occupancy(step)
+    return Taken(guided, view, loss)
+
+
+def regularisers(config: GenerateConfig, view: Render) -> Tensor | float:
+    """The further losses that the configuration gives a weight."""
+    r = config.regularizers
+    return (r.sparsity * sparsity(view.opacity) if r.sparsity else 0.0) + (
+        r.opaque * binary_entropy(view.opacity) if r.opaque else 0.0
+    )
+
+
+def gradient_norm(scene: Scene) -> float:
+    """Of all parameters together, as the last step left it."""
+    norms = [p.grad.norm() for p in scene.parameters() if p.grad is not None]
+    return torch.stack(norms).norm().item()
