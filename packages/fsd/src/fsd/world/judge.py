@@ -8,6 +8,7 @@ metrics of diversity.
     [('red', 'car', 'side')]
 """
 
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ class Judge(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths, layers = (3, 24, 48, 64, 64), []
-        for number, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        for number, (before, after) in enumerate(pairwise(widths)):
             kernel, stride = (4, 2) if number == 0 else (3, 1 if number == 2 else 2)
             layers += [
                 nn.Conv2d(before, after, kernel, stride, 1, bias=False),
@@ -65,10 +66,15 @@ class Judge(nn.Module):
         return Judged(kind, colour, view, features)
 
 
-def load_judge() -> Judge:
-    """The network with the weights that come with the package, for use without gradients."""
+def load_judge(path: Path = WEIGHTS) -> Judge:
+    """The network with the weights that come with the package, for use without gradients.
+
+    Raises RuntimeError where the file holds other weights.
+    """
     judge = Judge()
-    judge.load_state_dict({name: value.float() for name, value in load_file(WEIGHTS).items()}, strict=False)
+    counters = {name: value for name, value in judge.state_dict().items() if not value.is_floating_point()}
+    stored = {name: value.float() for name, value in load_file(path).items()}
+    judge.load_state_dict(counters | stored)
     return judge.eval().requires_grad_(False)
 
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from fsd.cameras import Cameras, place, rays
 from fsd.priors.view_words import VIEWS, view_index
 from fsd.world.captions import caption
+from fsd.world.hits import first_hits, normals
 from fsd.world.objects import KINDS
-from fsd.world.parts import Parts, PartTensors, first_hits, normals
+from fsd.world.parts import Parts, PartTensors
 from fsd.world.renders import AMBIENT, GREY, LIGHT
 from fsd.world.words import COLOURS
 
@@ -81,10 +82,16 @@ def draw_pictures(
 
 
 def draw_object(rng: Random, kind: str, colour: str | None = None) -> Drawn:
-    """A random object of a kind, in any colour of the world or a given one."""
+    """A random object of a kind, in any colour of the world or a given one.
+
+    Raises ValueError for a kind or colour that the world does not have.
+    """
     # Drawn even where given, so that all else stays the same.
     any_colour = rng.choice(list(COLOURS))
     colour = colour or any_colour
+    for name, given, known in (("kind", kind, KINDS), ("colour", colour, COLOURS)):
+        if given not in known:
+            raise ValueError(f"no {name} {given!r} in this world; it has {', '.join(known)}")
     size = rng.uniform(0.78, 1.0)
     light = rng.uniform(-0.03, 0.03)
     main = tuple(min(1.0, max(0.03, c + light + rng.uniform(-0.04, 0.04))) for c in COLOURS[colour])
