@@ -81,7 +81,7 @@ def test_hits_are_where_a_walk_enters(name: str) -> None:
     hit = depth[0].isfinite()
     # Rays that graze are shorter inside than a step, or than the tolerance of tracing a ring.
     agree = hit == walked.isfinite()
-    assert hit.sum() > 30 and (~hit).sum() > 30
+    assert 30 < hit.sum() < 270
     assert agree.double().mean() > 0.98
     both = hit & walked.isfinite()
     assert (depth[0][both] - walked[both]).abs().max() < (0.02 if name == "ring" else 1.5 * step)
@@ -127,7 +127,7 @@ def test_what_an_object_lacks_beside_others_is_hit_by_no_ray() -> None:
     origins = torch.tensor([[0.0, 2.0, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
     directions = -origins[:, :, None] / 2
     tensors = PartTensors([rich, poor])
-    depth, number = first_hits(tensors, torch.tensor([1, 1, 1]), origins, directions)
+    depth, _ = first_hits(tensors, torch.tensor([1, 1, 1]), origins, directions)
     torch.testing.assert_close(depth, torch.full((3, 1), 1.9))
     sideways = (
         origins
