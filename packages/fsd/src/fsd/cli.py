@@ -1,10 +1,11 @@
-"""``fsd generate | evaluate | export | view | report``.
+"""``fsd generate | evaluate | export | view | train-prior | report``.
 
     fsd generate "an object" --prior bank --guidance fsd sds-annealed --seeds 0-3 --out runs/objects
     fsd generate "a red mug" --preset stable-diffusion --prior PATH-OR-HUB-ID
     fsd evaluate runs/objects
     fsd export runs/objects --out meshes/ --format obj
     fsd view runs/objects
+    fsd train-prior --variant camera-free --out runs/prior-2d
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 or 143 stopped by a signal after saving.
 Nothing here imports torch before a command knows what it has to do: help answers at once.
@@ -20,7 +21,14 @@ from shared_core.run.config import ConfigError, run_commands, user_errors
 
 def main(arguments: list[str] | None = None) -> int:
     """The console script; returns the exit code."""
-    commands = {"generate": generate, "evaluate": evaluate, "export": export, "view": view, "report": report}
+    commands = {
+        "generate": generate,
+        "evaluate": evaluate,
+        "export": export,
+        "view": view,
+        "train-prior": train_prior,
+        "report": report,
+    }
     return run_commands("fsd", commands, arguments)
 
 
@@ -133,6 +141,28 @@ def view(arguments: list[str]) -> int:
         server = serve(given.run, given.port)
     server.sleep_forever()
     return 0
+
+
+def train_prior(arguments: list[str]) -> int:
+    """Train the small diffusion models that fsd brings along, on pictures it draws itself."""
+    from fsd.prior_config import PRESETS, PriorConfig
+
+    usage = "fsd train-prior [--preset NAME] [--out DIR] [FLAGS]"
+    parser = command_parser("fsd", "train-prior", add_help=False, usage=usage)
+    config, out, resume = run_arguments(parser, arguments, PriorConfig, PRESETS)
+
+    from fsd.train_prior import train_prior as train
+
+    out = resume or out or free_folder(f"prior-{config.variant}")
+    with sentences("fsd") as failed, user_errors():
+        result = train(config, out, bool(resume))
+        print(
+            f"loss {result['loss']:.4f}",
+            f"pipeline {out / 'pipeline'}",
+            f"open {out / 'report.html'}",
+            sep="\n",
+        )
+    return int(bool(failed))
 
 
 def report(arguments: list[str]) -> int:

@@ -1,0 +1,213 @@
+"""Train the small text-to-image models that `fsd` brings along, on pictures of the procedural world.
+
+    fsd train-prior --variant multi-view --out runs/prior-mv
+    fsd train-prior --variant camera-free --out runs/prior-2d
+    fsd train-prior --resume runs/prior-mv --steps 60000
+
+The network learns to predict v = alpha noise - sigma image from alpha image + sigma noise (Salimans and Ho, 2022), all
+levels alike, and the text encoder with it; captions are empty now and then, for guidance.  In the multi-view variant
+the four views of an object have one level and see each other (MVDream, arXiv 2308.16512; no single pictures are mixed
+in, as these bring nothing here that the views do not show).  The folder `pipeline` of the run holds the averaged
+weights in fp16, from the first samples on: `open_prior("runs/prior-mv/pipeline")`.
+
+The learning rate is constant until the last part of the run, so that a resumed run may be made longer.  What a step
+does is a function of seed and step alone, and a run that was interrupted goes on bit for bit.
+"""
+
+import copy
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from jaxtyping import Int
+from shared_core.run import checkpoint
+from shared_core.run import metrics as records
+from shared_core.run.atomic import write_json
+from shared_core.run.folder import RunFolder
+from shared_core.run.guard import check_finite
+from shared_core.run.metrics import MetricsLog, cut_back
+from shared_core.run.stop import StopFlag
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+from tqdm.auto import tqdm
+
+from fsd.cameras import turntable
+from fsd.generate import write_row
+from fsd.prior_config import PriorConfig
+from fsd.prior_pictures import Album, Chunk
+from fsd.prior_report import report
+from fsd.priors.diffusers import DiffusersPrior
+from fsd.priors.embedded import build_pipeline, write_pipeline
+from fsd.priors.multiview import MultiViewPrior, join_views
+from fsd.sampling import ddim, several
+from fsd.turntable import to_bytes
+from fsd.world.captions import vocabulary
+
+LOSS_OVER = 50
+
+
+def train_prior(config: PriorConfig, out: Path, resume: bool = False) -> dict[str, Any]:
+    """Trains into the run folder `out`, or goes on with what is there; the result.
+
+    Raises RunFolderError for a folder that is in use or was begun with another configuration, NonFiniteError for a
+    loss that is not finite, SystemExit after saving when the process is told to stop.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    folder = RunFolder(out)
+    # A finished run may be made longer: its schedule is constant up to where the last part began.
+    if resume and folder.finished() and _steps_done(folder) < config.steps:
+        folder.result.unlink()
+    with folder.open(config, resume=resume, ignore=("steps", "threads", "pictures")):
+        return _train(config, folder)
+
+
+def _train(config: PriorConfig, folder: RunFolder) -> dict[str, Any]:
+    # networks: their first values depend on the seed alone
+    torch.manual_seed(config.seed)
+    pipeline = build_pipeline(
+        [*vocabulary(), ","],
+        config.variant == "multi-view",
+        config.channels,
+        config.layers,
+        config.text_width,
+        config.size,
+    )
+    if config.views > 1:
+        join_views(pipeline.unet, config.views)
+    nets = nn.ModuleDict({"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}).train()
+    averaged = copy.deepcopy(nets).requires_grad_(False).eval()
+    optimizer = torch.optim.AdamW(
+        nets.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
+    )
+    kept = pipeline.scheduler.alphas_cumprod
+    album = Album(
+        config.pictures or folder.path / "pictures",
+        config.seed,
+        config.size,
+        config.chunk // config.views,
+        config.views,
+    )
+
+    # where an earlier process stopped
+    saved = {"nets": nets, "averaged": averaged, "optimizer": optimizer}
+    step, seconds = 0, 0.0
+    if checkpoint.latest(folder.checkpoints):
+        found = checkpoint.load(folder.checkpoints)
+        for name, part in saved.items():
+            part.load_state_dict(found.tensors[name])
+        step, seconds = found.step, found.state["seconds"]
+    cut_back(folder.metrics, step)
+    begun = time.process_time() - seconds
+    pages = config.chunk // config.batch_size
+    chunk_number, chunk, texts = -1, None, None
+
+    bar = tqdm(total=config.steps, initial=step, desc=folder.path.name, disable=None, leave=False)
+    with StopFlag() as stop, bar, MetricsLog(folder.metrics) as log:
+        while step < config.steps:
+            # a batch: the pages of a chunk in an order of their own, each time it comes round
+            generator = torch.Generator().manual_seed(1_000_000_007 * (config.seed + 1) + step)
+            turn, page = divmod(step, pages)
+            if chunk is None or turn % config.chunks != chunk_number:
+                chunk_number = turn % config.chunks
+                chunk = album[chunk_number]
+                texts = _token_ids(pipeline.tokenizer, chunk)
+            order = torch.randperm(len(chunk.images), generator=torch.Generator().manual_seed(turn))
+            chosen = order.view(pages, -1)[page]
+            images = chunk.images[chosen].flatten(0, 1) / 127.5 - 1
+
+            # one level of noise per object
+            level = torch.randint(len(kept), (len(chosen),), generator=generator)
+            level = level.repeat_interleave(config.views)
+            alpha, sigma = (x[level].sqrt()[:, None, None, None] for x in (kept, 1 - kept))
+            noise = torch.randn(images.shape, generator=generator)
+            cameras = {"class_labels": chunk.cameras[chosen].flatten(0, 1)} if config.views > 1 else {}
+            words = nets["text_encoder"](texts[chosen].flatten(0, 1))[0]
+            out = nets["unet"](alpha * images + sigma * noise, level, words, return_dict=False, **cameras)[0]
+            loss = mse_loss(out, alpha * noise - sigma * images)
+            check_finite({"loss": loss}, step + 1)
+
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * rate(step, config)
+            optimizer.zero_grad()
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(nets.parameters(), config.clip_norm)
+            optimizer.step()
+            average(averaged, nets, min(config.ema, (1 + step) / (10 + step)))
+            step += 1
+            bar.update()
+
+            if step % config.log_every == 0 or step in (1, config.steps):
+                used = time.process_time() - begun
+                log.log(step, loss=loss.item(), grad_norm=norm.item(), time={"core_seconds": used})
+            if stop.stopped or step % config.checkpoint_every == 0 or step == config.steps:
+                seconds = time.process_time() - begun
+                checkpoint.save(folder.checkpoints, step, saved, {"seconds": seconds})
+            if step % config.sample_every == 0 or step == config.steps:
+                show(config, with_networks(pipeline, averaged), folder, step)
+            if stop.stopped and step < config.steps:
+                raise SystemExit(stop.exit_code)
+    result = {
+        "variant": config.variant,
+        "steps": step,
+        "pictures_seen": step * config.batch_size,
+        "parameters": sum(p.numel() for p in nets.parameters()),
+        "megabytes": sum(f.stat().st_size for f in (folder.path / "pipeline").rglob("*") if f.is_file())
+        / 1e6,
+        "loss": float(np.mean([line["loss"] for line in records.read(folder.metrics)[-LOSS_OVER:]])),
+        "core_seconds": seconds,
+        "seed": config.seed,
+    }
+    write_json(folder.result, result)
+    report(config, folder, result)
+    return result
+
+
+def rate(step: int, config: PriorConfig) -> float:
+    """Share of the learning rate: a rise, a constant, and in the last part of the run a straight line to 0."""
+    rise = (step + 1) / (config.warmup + 1)
+    fall = (config.steps - step) / max(config.decay * config.steps, 1)
+    return min(rise, 1.0, fall)
+
+
+@torch.no_grad()
+def average(averaged: nn.Module, nets: nn.Module, decay: float) -> None:
+    """averaged = decay averaged + (1 - decay) nets."""
+    for kept, new in zip(averaged.parameters(), nets.parameters(), strict=True):
+        kept.lerp_(new, 1 - decay)
+
+
+def with_networks(pipeline: StableDiffusionPipeline, nets: nn.ModuleDict) -> StableDiffusionPipeline:
+    """The pipeline with other weights, copied."""
+    parts = {name: copy.deepcopy(nets[name]) for name in ("unet", "text_encoder")}
+    return StableDiffusionPipeline(**{**pipeline.components, **parts}, requires_safety_checker=False)
+
+
+def show(config: PriorConfig, pipeline: StableDiffusionPipeline, folder: RunFolder, step: int) -> None:
+    """Writes the pipeline, and samples of the prompts: always from the same noise, a row of squares each step."""
+    prior: Any
+    prior = MultiViewPrior(pipeline) if config.views > 1 else DiffusersPrior(pipeline, view_words=False)
+    around = turntable(4)
+    condition = several(prior, config.prompts, around)
+    shape = (len(config.prompts) * len(around), *prior.latent_shape)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(config.seed))
+    samples = ddim(prior, condition, noise, config.sample_steps, config.guidance_scale)
+    (folder.path / "samples").mkdir(exist_ok=True)
+    write_row(to_bytes(samples), folder.path / "samples" / f"step-{step:06d}.png")
+    for net in (pipeline.unet, pipeline.text_encoder):
+        net.half()
+    write_pipeline(pipeline, folder.path / "pipeline")
+
+
+def _token_ids(tokenizer: Any, chunk: Chunk) -> Int[Tensor, "n views tokens"]:
+    flat = [caption for captions in chunk.captions for caption in captions]
+    ids = tokenizer(flat, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return ids.unflatten(0, (len(chunk.captions), -1))
+
+
+def _steps_done(folder: RunFolder) -> int:
+    return json.loads(folder.result.read_text(encoding="utf-8"))["steps"]
