@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import fsd.train_prior as trainer
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -34,7 +35,15 @@ WORDS = [*vocabulary(), ","]
 
 
 def quick(variant: str = "multi-view", **settings: object) -> PriorConfig:
-    few = {"steps": 8, "sample_every": 8, "checkpoint_every": 4, "sample_steps": 2, "threads": 1, "size": 16}
+    few = {
+        "steps": 8,
+        "sample_every": 8,
+        "checkpoint_every": 4,
+        "sample_steps": 2,
+        "threads": 1,
+        "size": 16,
+        "device": "cpu",
+    }
     return PriorConfig.model_validate({**tiny().model_dump(), "variant": variant, **few, **settings})
 
 
@@ -185,6 +194,15 @@ def test_pictures_are_a_function_of_seed_and_number(tmp_path: Path) -> None:
     outwards = first.cameras.unflatten(2, (4, 4))[:, :, :2, 3]
     assert (outwards[:, 0] * outwards[:, 1]).sum(1).abs().max() < 1e-5
     assert len(list(tmp_path.glob("*.npz"))) == 3
+
+
+def test_pictures_of_another_world_are_refused(tmp_path: Path) -> None:
+    album = Album(tmp_path, seed=0, size=16, objects=6, views=4)
+    drawn = album[0]
+    (path,) = tmp_path.glob("*.npz")
+    np.savez(path, images=255 - drawn.images, cameras=drawn.cameras, captions=np.array(drawn.captions))
+    with pytest.raises(ValueError, match=r"another version of fsd drew; delete .* or name another folder"):
+        album[0]
 
 
 def test_captions_name_sides_for_single_views_alone(tmp_path: Path) -> None:

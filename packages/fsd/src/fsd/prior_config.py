@@ -27,6 +27,7 @@ class PriorConfig(Config):
         None,
         description="Folder of drawn pictures, to share them between runs; default: in the run's folder.",
     )
+    device: str = Field("auto", description="auto | cpu | cuda | cuda:N | mps")
     threads: int | None = Field(None, ge=1, description="Threads on a CPU.")
 
     # From here on in the YAML file only.

@@ -43,22 +43,35 @@ class Album:
         self.folder, self.seed, self.size, self.objects, self.views = Path(folder), seed, size, objects, views
 
     def __getitem__(self, number: int) -> Chunk:
-        """Drawn where it is not there yet."""
+        """Drawn where it is not there yet.
+
+        Raises ValueError where the chunk was drawn by another version of the world.
+        """
         path = self.folder / (f"{self.objects}x{self.views}-size{self.size}-seed{self.seed}-{number:04d}.npz")
         if not path.is_file():
             self._draw(number, path)
         with np.load(path) as found:
             images, cameras = (torch.from_numpy(found[name]) for name in ("images", "cameras"))
             captions = found["captions"].tolist()
+        # The first object is the same whatever the number of objects, up to rounding on another machine.
+        again = draw_pictures(1, self._seed_of(number), self.size, self.views).images[0]
+        if (again.float() - images[0].float()).abs().mean() > 1:
+            raise ValueError(
+                f"{path} holds pictures that another version of fsd drew; delete {self.folder}, or name another folder "
+                "with --pictures"
+            )
         if self.views > 1:
             captions = [[text.partition(",")[0] for text in of_views] for of_views in captions]
         rng = Random(f"{self.seed}-{number}")
         return Chunk(images, cameras, [_with_article(of_views, rng) for of_views in captions])
 
+    def _seed_of(self, number: int) -> int:
+        # No chunk of one seed is a chunk of another.
+        return 100_000 * self.seed + number
+
     def _draw(self, number: int, path: Path) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        # No chunk of one seed is a chunk of another.
-        drawn = draw_pictures(self.objects, 100_000 * self.seed + number, self.size, self.views)
+        drawn = draw_pictures(self.objects, self._seed_of(number), self.size, self.views)
         cameras = camera_numbers(Cameras(drawn.c2w.flatten(0, 1), drawn.fov_deg.flatten()))
         packed = io.BytesIO()
         np.savez_compressed(

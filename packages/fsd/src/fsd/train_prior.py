@@ -27,6 +27,7 @@ from jaxtyping import Int
 from shared_core.run import checkpoint
 from shared_core.run import metrics as records
 from shared_core.run.atomic import write_json
+from shared_core.run.device import choose_device
 from shared_core.run.folder import RunFolder
 from shared_core.run.guard import check_finite
 from shared_core.run.metrics import MetricsLog, cut_back
@@ -53,8 +54,9 @@ LOSS_OVER = 50
 def train_prior(config: PriorConfig, out: Path, resume: bool = False) -> dict[str, Any]:
     """Trains into the run folder `out`, or goes on with what is there; the result.
 
-    Raises RunFolderError for a folder that is in use or was begun with another configuration, NonFiniteError for a
-    loss that is not finite, SystemExit after saving when the process is told to stop.
+    Raises ValueError for a device that is not here, RunFolderError for a folder that is in use or was begun with
+    another configuration, NonFiniteError for a loss that is not finite, SystemExit after saving when the process is
+    told to stop.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -62,7 +64,7 @@ def train_prior(config: PriorConfig, out: Path, resume: bool = False) -> dict[st
     # A finished run may be made longer: its schedule is constant up to where the last part began.
     if resume and folder.finished() and _steps_done(folder) < config.steps:
         folder.result.unlink()
-    with folder.open(config, resume=resume, ignore=("steps", "threads", "pictures")):
+    with folder.open(config, resume=resume, ignore=("steps", "threads", "pictures", "device")):
         return _train(config, folder)
 
 
@@ -79,7 +81,8 @@ def _train(config: PriorConfig, folder: RunFolder) -> dict[str, Any]:
     )
     if config.views > 1:
         join_views(pipeline.unet, config.views)
-    nets = nn.ModuleDict({"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}).train()
+    device = choose_device(config.device)
+    nets = nn.ModuleDict({"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}).train().to(device)
     averaged = copy.deepcopy(nets).requires_grad_(False).eval()
     optimizer = torch.optim.AdamW(
         nets.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
@@ -120,15 +123,20 @@ def _train(config: PriorConfig, folder: RunFolder) -> dict[str, Any]:
             chosen = order.view(pages, -1)[page]
             images = chunk.images[chosen].flatten(0, 1) / 127.5 - 1
 
-            # one level of noise per object
-            level = torch.randint(len(kept), (len(chosen),), generator=generator)
+            # one level of noise per object; spread evenly over a batch, which makes the loss less noisy
+            place = torch.arange(len(chosen)) + torch.rand(len(chosen), generator=generator)
+            level = (place / len(chosen) * len(kept)).long().clamp(max=len(kept) - 1)
             level = level.repeat_interleave(config.views)
             alpha, sigma = (x[level].sqrt()[:, None, None, None] for x in (kept, 1 - kept))
             noise = torch.randn(images.shape, generator=generator)
-            cameras = {"class_labels": chunk.cameras[chosen].flatten(0, 1)} if config.views > 1 else {}
-            words = nets["text_encoder"](texts[chosen].flatten(0, 1))[0]
-            out = nets["unet"](alpha * images + sigma * noise, level, words, return_dict=False, **cameras)[0]
-            loss = mse_loss(out, alpha * noise - sigma * images)
+            noisy, target = alpha * images + sigma * noise, alpha * noise - sigma * images
+            inputs = {"sample": noisy, "timestep": level}
+            if config.views > 1:
+                inputs["class_labels"] = chunk.cameras[chosen].flatten(0, 1)
+            words = nets["text_encoder"](texts[chosen].flatten(0, 1).to(device))[0]
+            inputs = {name: value.to(device) for name, value in inputs.items()}
+            out = nets["unet"](**inputs, encoder_hidden_states=words, return_dict=False)[0]
+            loss = mse_loss(out, target.to(device))
             check_finite({"loss": loss}, step + 1)
 
             for group in optimizer.param_groups:
@@ -195,7 +203,7 @@ def show(config: PriorConfig, pipeline: StableDiffusionPipeline, folder: RunFold
     condition = several(prior, config.prompts, around)
     shape = (len(config.prompts) * len(around), *prior.latent_shape)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(config.seed))
-    samples = ddim(prior, condition, noise, config.sample_steps, config.guidance_scale)
+    samples = ddim(prior, condition, noise.to(pipeline.device), config.sample_steps, config.guidance_scale)
     (folder.path / "samples").mkdir(exist_ok=True)
     write_row(to_bytes(samples), folder.path / "samples" / f"step-{step:06d}.png")
     for net in (pipeline.unet, pipeline.text_encoder):
