@@ -101,7 +101,7 @@ def test_shrinkage_takes_away_what_few_images_add() -> None:
     few = generator.normal(size=(8, 32)), generator.normal(size=(8, 32))
     assert frechet_distance(*few, shrinkage=1.0) < 0.6 * frechet_distance(*few)
     with pytest.raises(ValueError, match=r"shrinkage=2.*\[0, 1\]"):
-        frechet_distance(*few, shrinkage=2)
+        frechet_distance(*few, shrinkage=2.0)
     with pytest.raises(ValueError, match="sets of 1 and 8"):
         frechet_distance(few[0][:1], few[1])
 
