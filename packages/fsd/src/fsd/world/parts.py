@@ -17,7 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Vector = Sequence[float]
+# Whole numbers are written as such: `(0, 0, tall)`.
+Number = float | int
+Vector = Sequence[Number]
 SHAPES = ("quadric", "box", "ring")
 # A part is a row: axes (3 columns of 3), at (3), numbers (6), colour (3).
 ROW = 21
@@ -29,23 +31,23 @@ class Parts:
     """The parts of one object, added one by one; `rows` holds them by shape."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, list[tuple[float, ...]]] = {shape: [] for shape in SHAPES}
+        self.rows: dict[str, list[tuple[Number, ...]]] = {shape: [] for shape in SHAPES}
 
     def ball(
-        self, at: Vector, radii: float | Vector, colour: Vector, low: float = -1.0, high: float = 1.0
+        self, at: Vector, radii: Number | Vector, colour: Vector, low: Number = -1.0, high: Number = 1.0
     ) -> None:
         """An ellipsoid, or what lies between heights `low` and `high` of it, as parts of the upper radius."""
         a, b, c = (radii,) * 3 if isinstance(radii, (int, float)) else radii
         self._add("quadric", (a, 0, 0, 0, b, 0, 0, 0, c), at, (low, high, 1.0, 0.0, -1.0, 0.0), colour)
 
-    def tube(self, start: Vector, end: Vector, first: float, last: float, colour: Vector) -> None:
+    def tube(self, start: Vector, end: Vector, first: Number, last: Number, colour: Vector) -> None:
         """A cylinder or cone around the line from `start` to `end`, of radius `first` there and `last` here."""
         change = last - first
         numbers = (0.0, 1.0, -(change**2), -2 * first * change, -(first**2), 0.0)
         self._add("quadric", _axes_along(start, end), start, numbers, colour)
 
     def box(
-        self, at: Vector, half: Vector, colour: Vector, top: tuple[float, float] = (1.0, 1.0), tilt: float = 0
+        self, at: Vector, half: Vector, colour: Vector, top: Vector = (1.0, 1.0), tilt: Number = 0
     ) -> None:
         """Half sides `half`; the upper face is `top` times the lower one in x and y; `tilt` degrees around x."""
         a, b, c = half
@@ -58,8 +60,8 @@ class Parts:
         self,
         start: Vector,
         end: Vector,
-        first: tuple[float, float],
-        last: tuple[float, float],
+        first: Vector,
+        last: Vector,
         colour: Vector,
     ) -> None:
         """A box along the line from `start` to `end`; `first` and `last` are its half sides, across and upright."""
@@ -70,7 +72,7 @@ class Parts:
         self._add("box", axes, middle, (-1.0, 1.0, *slopes), colour)
 
     def ring(
-        self, at: Vector, radius: float, thickness: float, colour: Vector, axis: Vector = (0, 0, 1)
+        self, at: Vector, radius: Number, thickness: Number, colour: Vector, axis: Vector = (0, 0, 1)
     ) -> None:
         """A torus; `thickness` is the radius of what is bent round."""
         end = [p + radius * n for p, n in zip(at, axis, strict=True)]
@@ -128,7 +130,7 @@ class PartTensors:
         return torch.cat(world, 1), torch.cat(real, 1)[..., None]
 
 
-def _axes_along(start: Vector, end: Vector) -> tuple[float, ...]:
+def _axes_along(start: Vector, end: Vector) -> tuple[Number, ...]:
     """Two unit axes across, and the line from start to end itself."""
     x, y, z = (b - a for a, b in zip(start, end, strict=True))
     length = math.sqrt(x * x + y * y + z * z)
