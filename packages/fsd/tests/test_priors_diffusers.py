@@ -200,7 +200,7 @@ def test_bf16_gives_noise_in_float32(name: str, load: Load) -> None:
 
 
 def test_saving_memory_changes_nothing(load: Load) -> None:
-    image = torch.rand(2, 3, 16, 16)
+    image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     results = []
     for settings in ({}, {"slicing": True}, {"offload": True}):
         prior = load("stable-diffusion", **settings)
@@ -208,7 +208,8 @@ def test_saving_memory_changes_nothing(load: Load) -> None:
         results.append(prior.predict_noise(prior.encode_image(image), 0.5, condition, 3.0))
     assert any(hasattr(module, "_diffusers_hook") for module in prior.net.modules())
     for result in results[1:]:
-        torch.testing.assert_close(result, results[0], rtol=1e-4, atol=1e-5)
+        # Sums in another order; the noise itself is of size 1.
+        torch.testing.assert_close(result, results[0], rtol=1e-3, atol=2e-4)
 
 
 def test_slices_of_the_vae_are_single_images(load: Load) -> None:
