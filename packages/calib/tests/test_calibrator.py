@@ -149,7 +149,8 @@ def test_value_range_of_holds_black_and_white_however_they_are_rounded():
         (ends - torch.tensor(mean)[:, None]) / torch.tensor(std)[:, None],
         ends / torch.tensor(std)[:, None] - torch.tensor(mean)[:, None] / torch.tensor(std)[:, None],
     ):
-        calibrator(normalised.reshape(1, 3, 1, 2).repeat(1, 1, 8, 4))
+        images = normalised.reshape(1, 3, 1, 2).repeat(1, 1, 8, 4)
+        assert calibrator(images).shape == images.shape  # and it is not refused as out of range
 
 
 def test_value_range_of_refuses_what_is_no_normalisation():

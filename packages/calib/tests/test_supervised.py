@@ -38,4 +38,5 @@ def test_the_same_seed_gives_the_same_net_and_another_another():
 
 
 def test_a_batch_larger_than_the_data_is_the_data():
-    trained(0, epochs=1.0, batch_size=500)
+    whole, larger = (trained(0, epochs=1.0, batch_size=size) for size in (500, 900))
+    assert_same_state(whole.state_dict(), larger.state_dict())
