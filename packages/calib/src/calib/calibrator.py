@@ -13,6 +13,8 @@ and 0.4 here.
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -163,15 +165,31 @@ class Calibrator(nn.Module):
 
         save_calibrator(self, folder)
 
+    def push_to_hub(self, repo_id: str, **settings: Any) -> str:
+        """Publish it on the Hugging Face Hub as `owner/name`, see :mod:`calib.hub`; the commit's address.
+
+        `settings` go to `huggingface_hub.ModelHubMixin.push_to_hub`: private, token, branch, commit_message ...
+        """
+        from calib.hub import HubCalibrator
+
+        return HubCalibrator.of(self).push_to_hub(repo_id, **settings)
+
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str]) -> "Calibrator":
-        """The calibrator of a folder that :meth:`save_pretrained` wrote, or of an exported safetensors file.
+    def from_pretrained(cls, path: str | os.PathLike[str], **download: Any) -> "Calibrator":
+        """The calibrator of a folder that :meth:`save_pretrained` wrote, of an exported safetensors file, or of a
+        repository `owner/name` on the Hugging Face Hub.
+
+        `download`, for a repository: revision, token, cache_dir, force_download, local_files_only.
 
         Raises:
             ValueError: nothing there, a file that may hold code, another format, or files that do not fit.
         """
         from calib.pretrained import load_calibrator
 
+        if not Path(path).exists() and not Path(path).is_absolute() and len(Path(path).parts) == 2:
+            from calib.hub import HubCalibrator
+
+            return HubCalibrator.from_pretrained(path, **download)
         return load_calibrator(path)
 
     def _raw(self, x: Tensor) -> Tensor:

@@ -57,6 +57,7 @@ def load_calibrator(path: str | os.PathLike[str]) -> "Calibrator":
             p.name for p in path.glob("*") if p.suffix in {".pt", ".pth", ".bin", ".pkl", ".ckpt"}
         )
         hint = f"; {', '.join(others)} may hold code and is not read" if others else ""
+        hint = hint or _other_class(path)
         raise ValueError(
             f"there is no {WEIGHTS} in {path}{hint}" if path.is_dir() else f"there is no file {path}"
         )
@@ -70,12 +71,15 @@ def load_calibrator(path: str | os.PathLike[str]) -> "Calibrator":
         ) from error
     if "config" not in header:
         raise ValueError(f"{file} holds no calibrator: its header has no config")
-    config = json.loads(header["config"])
+    config = _record(file, header["config"])
     if config.get("format") != FORMAT:
         raise ValueError(
             f"{file} has format {config.get('format')!r}, written by calib {config.get('calib')}; this version reads "
             f"format {FORMAT}: install the calib that wrote it, or save it anew"
         )
+    unknown = sorted(set(config) - {*ARGUMENTS, "format", "calib", "epsilon_unit"})
+    if unknown:
+        raise ValueError(f"{file} has settings that this version does not know: {', '.join(unknown[:5])}")
     if path.is_dir() and _read(path / CONFIG) != config:
         raise ValueError(
             f"{path / CONFIG} and the header of {WEIGHTS} disagree: the folder was written halfway or edited; "
@@ -100,8 +104,26 @@ def _build(file: Path, config: dict[str, Any], state: dict[str, Any]) -> "Calibr
     return calibrator.eval()
 
 
+def _other_class(folder: Path) -> str:
+    """Whose folder it is, where its config.json says so."""
+    try:
+        kind = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["class"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return f": the folder holds {kind}"
+
+
+def _record(file: Path, text: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{file} holds no calibrator: its header's config cannot be read ({error})"
+        ) from error
+
+
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error

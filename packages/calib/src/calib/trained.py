@@ -14,9 +14,9 @@ from shared_core.run.weights import read_weights
 from torch.utils.data import Dataset
 
 from calib.attachment import CalibratedClassifier, attach
-from calib.calibrator import Calibrator
 from calib.config import AdaptConfig
 from calib.data import Domains, open_domain
+from calib.pretrained import load_calibrator
 from calib.run import bare, build_classifier
 
 DRIFTED = "classifier-drifted.safetensors"
@@ -66,7 +66,7 @@ def open_trained(folder: Path, calibrator: Path | None = None) -> Trained:
         )
     if (folder / DRIFTED).is_file():
         read_weights(classifier, folder / DRIFTED)
-    front = Calibrator.from_pretrained(calibrator or folder / "calibrator")
+    front = load_calibrator(calibrator or folder / "calibrator")
     if front.channels != channels:
         raise ValueError(
             f"{calibrator} corrects images of {front.channels} channels, the classifier takes {channels}"

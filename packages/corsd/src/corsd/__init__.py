@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from corsd.distiller import Distiller, Output
     from corsd.exits import EarlyExit, Exits
+    from corsd.hub import DistilledNet
     from corsd.losses import Variant, Weights
     from corsd.pairs import TripletDataset, collate_triplets, triplet_plan
     from corsd.stages import find_stages
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "DistilledNet",
     "Distiller",
     "EarlyExit",
     "Exits",
@@ -33,6 +35,7 @@ __all__ = [
 
 # Modules are imported when a name is first used: the command line answers --help without torch.
 _HOMES = {
+    "DistilledNet": "hub",
     "Distiller": "distiller",
     "Output": "distiller",
     "EarlyExit": "exits",

@@ -159,6 +159,28 @@ class Scene(nn.Module):
         write_bytes(path, save({name: value.contiguous() for name, value in self.state_dict().items()}))
         write_json(path.with_suffix(".json"), self.arguments)
 
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Writes weights, arguments and a card into `folder`, as the Hugging Face Hub has them: see `fsd.hub`."""
+        from fsd.hub import HubScene
+
+        HubScene.of(self).save_pretrained(Path(folder))
+
+    def push_to_hub(self, repo_id: str, **settings: Any) -> str:
+        """Publishes it on the Hugging Face Hub as `owner/name`; the commit's address.
+
+        `settings` go to `huggingface_hub.ModelHubMixin.push_to_hub`: private, token, branch, commit_message ...
+        """
+        from fsd.hub import HubScene
+
+        return HubScene.of(self).push_to_hub(repo_id, **settings)
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike[str], **download: Any) -> "Scene":
+        """A folder of `save_pretrained`, or a repository `owner/name`: see `fsd.hub.HubScene.from_pretrained`."""
+        from fsd.hub import HubScene
+
+        return HubScene.from_pretrained(source, **download)
+
     def export_mesh(
         self, path: str | os.PathLike[str], resolution: int = 96, threshold: float | None = None
     ) -> None:
