@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fsd import objects
-from fsd.evaluate import as_text, evaluate, occupied
+from fsd.evaluate import COLUMNS, JUDGED, as_text, evaluate, occupied
 from fsd.scene import grid_scene
 from PIL import Image
 
@@ -72,16 +72,53 @@ def test_what_one_seed_cannot_say_and_a_prior_cannot_name_is_none(made_up_run: P
     nothing = {key for key, value in row.items() if value is None}
     assert nothing == {
         "pairwise_distance", "minimum_distance", "vendi", "distinct", "view_consistency", "quality",
-        "volume_distance", "enclosed_share", "floaters",
+        "volume_distance", "enclosed_share", "floaters", *JUDGED,
     }  # fmt: skip
-    assert as_text(evaluate(tmp_path)).splitlines()[1].split()[:3] == ["fsd", "1", "-"]
+    head, prompt, line = as_text(evaluate(tmp_path)).splitlines()
+    assert (head.split(), prompt) == (["guidance", "seeds", "seconds", "calls"], "a toy")
+    assert line.split() == ["fsd", "1", "25", "300"]
+
+
+def test_the_judge_is_asked_about_embedded_priors(made_up_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(made_up_run, tmp_path / "run")
+    for path in run.glob("objects/*/object.json"):
+        about = json.loads(path.read_text())
+        path.write_text(json.dumps(about | {"prompt": "a red object", "prior": "embedded-camera-free"}))
+    (row, _) = evaluate(run)["methods"]
+    # A red ball with a yellow nose, and a blue box with one.
+    assert row["prompt_accuracy"] == pytest.approx(0.5, abs=0.15)
+    assert (row["distinct"], row["colour_entropy"]) == (2, pytest.approx(np.log(2)))
+    assert row["cross_fid"] > 1
+    assert 1.3 < row["inception_score"] <= 2
+    assert row["vendi"] != evaluate(run, judged=False)["methods"][0]["vendi"]
+    assert evaluate(run, judged=False)["cross_fid"] is None
+    assert "accuracy" in as_text(evaluate(run)).splitlines()[0]
+    json.dumps(row, allow_nan=False)
+
+
+def test_the_schema_knows_every_number(result: dict[str, Any]) -> None:
+    from fsd.run import schema
+    from shared_core.run.result import check_result
+
+    known = schema()["properties"]["methods"]["items"]
+    assert set(known["properties"]) == set(result["methods"][0]) == set(known["required"])
+    check_result(result, schema())
 
 
 def test_the_printed_table(result: dict[str, Any]) -> None:
-    head, fsd, sds, lost = as_text(result).splitlines()
+    head, prompt, fsd, sds, lost = as_text(result).splitlines()
     assert head.index("distance") == fsd.index(f"{result['pairwise_distance']:.3g}")
-    assert sds.endswith("a toy")
+    assert prompt == "a toy"
+    assert sds.startswith("  sds ")
     assert lost.startswith("failed: a-toy-sds-seed2: the loss")
+
+
+def test_the_printed_table_is_never_wider_than_a_hundred() -> None:
+    row = dict.fromkeys(COLUMNS, 0.123456) | {"guidance": "sds-annealed", "seeds": [0, 1], "prompt": "a toy"}
+    lines = as_text({"methods": [row, row | {"prompt": "a mug"}], "failed": []}).splitlines()
+    assert 80 < max(map(len, lines)) <= 100
+    assert [line for line in lines if not line.startswith(" ")] == ["a toy", "a mug"]
+    assert all(name in lines[0] for name in ("cross-FID", "accuracy", "consistency", "janus"))
 
 
 def test_a_run_in_which_everything_failed(made_up_run: Path, tmp_path: Path) -> None:

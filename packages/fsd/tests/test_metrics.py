@@ -14,6 +14,7 @@ from fsd.metrics import (
     inception_score,
     label_entropy,
     pairwise_distance,
+    seed_inception_score,
     vendi_score,
     view_consistency,
     volume_distance,
@@ -142,3 +143,16 @@ def test_floaters() -> None:
     grid[8, 0, 0] = True  # a speck
     assert floaters(grid) == (1, pytest.approx(9 / 37))
     assert floaters(np.zeros((3, 3, 3), bool)) == (0, 0.0)
+
+
+def test_the_inception_score_over_seeds_is_at_one_view() -> None:
+    p = np.random.default_rng(6).dirichlet(np.ones(5), size=(4, 3))
+    assert seed_inception_score(p) == pytest.approx(sum(inception_score(p[:, view]) for view in range(3)) / 3)
+    # Two seeds that are something else from every side, in the same way.
+    assert seed_inception_score(np.stack([np.eye(3)] * 2)) == pytest.approx(1)
+
+
+def test_frechet_distance_of_many_features_is_the_same_number() -> None:
+    generator = np.random.default_rng(7)
+    a, b = generator.normal(size=(9, 40)), generator.normal(1, 2, size=(7, 40))
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(a, b, shrinkage=1e-12), rel=1e-4)

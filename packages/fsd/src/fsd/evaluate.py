@@ -5,6 +5,7 @@
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,64 +13,111 @@ import numpy as np
 from jaxtyping import Bool
 
 from fsd import metrics
+from fsd.attributes import janus_rate, main_name, prompt_accuracy, view_accuracy
+from fsd.cameras import turntable
+from fsd.judged import (
+    JudgedViews,
+    colour_names,
+    judged_views,
+    kind_names,
+    label_probabilities,
+    labels,
+    object_features,
+    side_names,
+)
 from fsd.objects import Finished, failed, finished, groups, squares
 
 # Cells a side of the grid on which the space that objects fill is compared.
 CELLS = 48
+WIDTH = 100
+# What only the world's judge can tell.
+JUDGED = (
+    "cross_fid",
+    "inception_score",
+    "kind_entropy",
+    "colour_entropy",
+    "kind_consistency",
+    "colour_consistency",
+    "prompt_accuracy",
+    "view_accuracy",
+    "janus_rate",
+)
+# What `fsd evaluate` prints, the most important first.
+COLUMNS = {
+    "guidance": "guidance",
+    "seeds": "seeds",
+    "pairwise_distance": "distance",
+    "cross_fid": "cross-FID",
+    "vendi": "vendi",
+    "distinct": "distinct",
+    "prompt_accuracy": "accuracy",
+    "view_consistency": "consistency",
+    "janus_rate": "janus",
+    "quality": "quality",
+    "seconds": "seconds",
+    "enclosed_share": "enclosed",
+    "network_calls": "calls",
+    "volume_distance": "1-IoU",
+    "floaters": "floaters",
+}
 
 
-def evaluate(run: str | os.PathLike[str]) -> dict[str, Any]:
+def evaluate(run: str | os.PathLike[str], judged: bool | None = None) -> dict[str, Any]:
     """One row per prompt and guidance method; what cannot be known (one seed, a prior without names) is None.
 
     prompt prior guidance seeds: what was asked for; the seeds are those that are done.
     pairwise_distance minimum_distance: RMSE between seeds at equal view, mean and minimum over pairs.
-    vendi: effective number of different objects, from their views less the grey that they stand on.
+    vendi: effective number of different objects, from the judge's features, else the views less the grey behind them.
     distinct: different labels among the seeds.  view_consistency, quality: means over the seeds.
     volume_distance: 1 - IoU of the space filled, mean over pairs.  enclosed_share, floaters: means over seeds.
     network_calls seconds: means per object.  peak_memory_gb: the largest.
 
+    Of objects of the embedded priors, which the world's judge knows, also (`metrics`, `judged`, `attributes`):
+    cross_fid inception_score: over seeds; higher is more diverse.  kind_entropy colour_entropy: of the seeds' main
+    kinds and colours, in nats.  kind_consistency colour_consistency: of an object's views, apart.
+    prompt_accuracy view_accuracy janus_rate: right views of an object.  All are means over the seeds that have one.
+
+    `judged` asks the judge, or not, whatever the prior's name is: for a folder of `fsd train-prior`.
     The result holds the first row's values, `methods` with all rows, and `failed`.
     Raises ValueError where the folder holds no run.
     """
-    rows = [_row(objects) for objects in groups(finished(run)).values()]
+    rows = [_row(objects, judged) for objects in groups(finished(run)).values()]
     lost = [{"object": one.path.name, "error": one.error} for one in failed(run)]
     return {**(rows[0] if rows else {}), "methods": rows, "failed": lost}
 
 
 def as_text(result: dict[str, Any]) -> str:
-    """The table that `fsd evaluate` prints: a line per prompt and guidance method, then the failed objects."""
-    names = {
-        "guidance": "guidance",
-        "seeds": "seeds",
-        "pairwise_distance": "distance",
-        "distinct": "distinct",
-        "view_consistency": "consistency",
-        "quality": "quality",
-        "vendi": "vendi",
-        "volume_distance": "1-IoU",
-        "enclosed_share": "enclosed",
-        "floaters": "floaters",
-        "network_calls": "calls",
-        "seconds": "seconds",
-        "prompt": "prompt",
-    }
-    lines = [list(names.values())]
-    lines += [[_cell(row[key]) for key in names] for row in result["methods"]]
+    """The table that `fsd evaluate` prints: under each prompt a line per guidance method, then the failed objects.
+
+    A column that is empty everywhere is left out, and so are the last ones where a line would exceed WIDTH.
+    """
+    rows = result["methods"]
+    shown = {key: name for key, name in COLUMNS.items() if any(row.get(key) is not None for row in rows)}
+    lines = [list(shown.values()), *([_cell(row.get(key)) for key in shown] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    printed = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+    while sum(widths) + 2 * len(widths) > WIDTH:
+        widths.pop()
+    table = [
+        "".join(f"  {cell:{width}}" for cell, width in zip(line, widths, strict=False)).rstrip()
         for line in lines
     ]
+    printed = table[:1] * bool(rows)
+    for number, (row, line) in enumerate(zip(rows, table[1:], strict=True)):
+        if not number or row["prompt"] != rows[number - 1]["prompt"]:
+            printed.append(row["prompt"])
+        printed.append(line)
     printed += [f"failed: {one['object']}: {one['error']}" for one in result["failed"]]
     return "\n".join(printed)
 
 
-def _row(objects: list[Finished]) -> dict[str, Any]:
+def _row(objects: list[Finished], judged: bool | None) -> dict[str, Any]:
     about = [one.about for one in objects]
     several = len(objects) > 1
     views = np.stack([squares(one.path / "views.png") for one in objects]).astype(np.float32) / 255
     distance = metrics.pairwise_distance(views) if several else None
-    labels = [entry["label"] for entry in about]
+    called = [entry["label"] for entry in about]
+    if judged is None:
+        judged = about[0]["prior"].startswith("embedded")
     return {
         "prompt": objects[0].prompt,
         "prior": about[0]["prior"],
@@ -79,15 +127,43 @@ def _row(objects: list[Finished]) -> dict[str, Any]:
         "minimum_distance": distance.minimum if distance else None,
         # Grey is nothing: what is left of a picture without it is the object.
         "vendi": metrics.vendi_score(views.reshape(len(views), -1) - 0.5) if several else None,
-        "distinct": metrics.distinct(labels) if any(labels) else None,
-        "view_consistency": _mean(about, "view_consistency"),
-        "quality": _mean(about, "quality"),
+        "distinct": metrics.distinct(called) if any(called) else None,
+        "view_consistency": _mean(entry["view_consistency"] for entry in about),
+        "quality": _mean(entry["quality"] for entry in about),
+        **(of_judge(objects[0].prompt, judged_views(objects)) if judged else dict.fromkeys(JUDGED)),
         **_geometry(objects),
-        "network_calls": _mean(about, "network_calls"),
-        "seconds": _mean(about, "seconds"),
+        "network_calls": _mean(entry["network_calls"] for entry in about),
+        "seconds": _mean(entry["seconds"] for entry in about),
         "peak_memory_gb": max(
             (a["peak_memory_gb"] for a in about if a["peak_memory_gb"] is not None), default=None
         ),
+    }
+
+
+def of_judge(prompt: str, judged: JudgedViews) -> dict[str, float | None]:
+    """The part of a row that the judge's names and features give; the views stand as in views.png, at 15 degrees.
+
+    Raises ValueError for a prompt that the world does not know.
+    """
+    kinds, colours, sides = kind_names(judged), colour_names(judged), side_names(judged)
+    named = labels(judged)
+    cameras = turntable(len(named[0]))
+    several = len(named) > 1
+    main_kinds, main_colours = [main_name(row) for row in kinds], [main_name(row) for row in colours]
+    seen = list(zip(kinds, sides, strict=True))
+    return {
+        "cross_fid": metrics.cross_seed_fid(judged.features) if several else None,
+        "inception_score": metrics.seed_inception_score(label_probabilities(judged)) if several else None,
+        "vendi": metrics.vendi_score(object_features(judged)) if several else None,
+        "distinct": metrics.distinct([main_name(row) for row in named]),
+        "kind_entropy": metrics.label_entropy(main_kinds) if several else None,
+        "colour_entropy": metrics.label_entropy(main_colours) if several else None,
+        "view_consistency": metrics.view_consistency(named),
+        "kind_consistency": metrics.view_consistency(kinds),
+        "colour_consistency": metrics.view_consistency(colours),
+        "prompt_accuracy": _mean(prompt_accuracy(prompt, row) for row in named),
+        "view_accuracy": _mean(view_accuracy(kind, side, cameras) for kind, side in seen),
+        "janus_rate": _mean(janus_rate(kind, side, cameras) for kind, side in seen),
     }
 
 
@@ -122,9 +198,10 @@ def occupied(scene_file: Path, cells: int = CELLS) -> Bool[np.ndarray, "r r r"]:
     return (lattice > threshold).cpu().numpy()
 
 
-def _mean(about: list[dict[str, Any]], name: str) -> float | None:
-    values = np.array([a[name] for a in about if a[name] is not None], dtype=float)
-    return float(values.mean()) if len(values) else None
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Of those that are known."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _cell(value: Any) -> str:

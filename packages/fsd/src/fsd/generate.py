@@ -191,7 +191,7 @@ def write_row(frames: UInt8[np.ndarray, "n h w 3"], path: Path) -> None:
 
 
 def _described(prior: Prior, views: torch.Tensor, cameras: Any) -> dict[str, Any]:
-    """What the prior calls the views; a prior that knows the truth says, others leave it open."""
+    """What the prior calls the views, and how far they are from its pictures; what it cannot tell is None."""
     describe = getattr(prior, "describe", None)
     if describe is None:
         return {"label": None, "labels": None, "view_consistency": None, "quality": None}
@@ -201,7 +201,7 @@ def _described(prior: Prior, views: torch.Tensor, cameras: Any) -> dict[str, Any
         "label": label,
         "labels": labels,
         "view_consistency": labels.count(label) / len(labels),
-        "quality": distances.mean().item(),
+        "quality": None if distances is None else distances.mean().item(),
     }
 
 

@@ -81,6 +81,14 @@ def inception_score(probabilities: Float[np.ndarray, "n classes"]) -> float:
     return math.exp(_entropy(marginal) - float(np.mean([_entropy(row) for row in probabilities])))
 
 
+def seed_inception_score(probabilities: Float[np.ndarray, "seeds views classes"]) -> float:
+    """Inception score over the seeds at one view, mean over the views; from 1 (all alike) to the number of seeds.
+
+    At one view, objects that are something else from every side bring nothing.
+    """
+    return float(np.mean([inception_score(probabilities[:, view]) for view in range(probabilities.shape[1])]))
+
+
 def frechet_distance(
     first: Float[np.ndarray, "n d"], second: Float[np.ndarray, "m d"], shrinkage: float = 0.0
 ) -> float:
@@ -97,18 +105,26 @@ def frechet_distance(
         raise ValueError(f"sets of {len(first)} and {len(second)}; a covariance needs at least two of each")
     if not 0 <= shrinkage <= 1:
         raise ValueError(f"shrinkage={shrinkage}; it must be in [0, 1]")
+    apart = ((first.mean(0) - second.mean(0)) ** 2).sum()
+    if not shrinkage:
+        # The trace of the root is the sum of singular values of A^T B where S1 = A A^T and S2 = B B^T: with far more
+        # features than images, as Inception's, that is a small matrix.
+        a, b = ((x - x.mean(0)).astype(np.float64) / math.sqrt(len(x) - 1) for x in (first, second))
+        shared = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+        return float(max(0.0, apart + (a**2).sum() + (b**2).sum() - 2 * shared))
     covariances = [_shrunk_covariance(features, shrinkage) for features in (first, second)]
     root = _root(covariances[0])
     cross = _root(root @ covariances[1] @ root)
-    apart = ((first.mean(0) - second.mean(0)) ** 2).sum()
     return float(max(0.0, apart + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * np.trace(cross)))
 
 
 def cross_seed_fid(features: Float[np.ndarray, "seeds views d"], shrinkage: float = 0.1) -> float:
     """Fréchet distance between the first and the second half of the seeds; higher is more diverse.
 
-    The paper's CROSS-FID (arXiv 2405.10988, appendix A) has 4 seeds of 24 views and features of Inception;
-    here the features are the caller's.  An odd last seed is left out.  Raises ValueError below two seeds.
+    The paper's CROSS-FID (arXiv 2405.10988, appendix A) has 4 seeds of 24 views and 2048 features of Inception;
+    here the features are the caller's, as the judge's 64.  2 x 24 views span 47 directions at most, fewer than the
+    features: without shrinkage the rest would have no variance at all, and how far the two sets' directions miss each
+    other by chance would count as distance.  An odd last seed is left out.  Raises ValueError below two seeds.
     """
     _refuse_single(len(features))
     half = len(features) // 2
@@ -169,7 +185,7 @@ def _refuse_single(seeds: int) -> None:
 
 def _entropy(probabilities: np.ndarray) -> float:
     p = probabilities[probabilities > 0]
-    return float(-(p * np.log(p)).sum())
+    return float(0.0 - (p * np.log(p)).sum())
 
 
 def _shrunk_covariance(features: np.ndarray, shrinkage: float) -> np.ndarray:
