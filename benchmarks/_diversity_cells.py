@@ -1,0 +1,247 @@
+"""Making the cells of fsd_diversity.py: objects in runs/, a small record and a picture for each in results/.
+
+Any number of processes share the cells, by a lock on each.  An object that was interrupted goes on at its checkpoint;
+its folder is named by its settings and the prior's weights, so that nothing of other ones is ever taken over.
+"""
+
+import fcntl
+import hashlib
+import io
+import json
+import multiprocessing
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _diversity_plan import WORK, Cell, configuration
+from shared_core.run.atomic import write_bytes, write_json
+from shared_core.run.folder import RunFolderError
+
+ROOT = Path(__file__).parents[1]
+CELLS = ROOT / "benchmarks" / "results" / "fsd_diversity"
+RUNS = ROOT / "runs" / "bench" / "fsd_diversity"
+# Of the 24 views: front, left, back, right.
+SHOWN = (0, 6, 12, 18)
+SHEET_BYTES = 15_000
+
+
+def weights_folder() -> Path:
+    """Where the package keeps the weights of its priors (found without importing diffusers)."""
+    found = find_spec("fsd")
+    assert found
+    assert found.origin
+    return Path(found.origin).parent / "priors" / "weights"
+
+
+def weights_hash(prior: str, folder: Path | None = None) -> str | None:
+    """A name for the weights of a prior; None where there are none."""
+    files = sorted(((folder or weights_folder()) / prior).rglob("*.safetensors"))
+    if not files:
+        return None
+    return hashlib.sha256(b"".join(hashlib.sha256(f.read_bytes()).digest() for f in files)).hexdigest()[:12]
+
+
+def record_of(cell: Cell, root: Path = CELLS) -> Path:
+    """The JSON of a cell; its picture lies beside it."""
+    return root / cell.group / cell.prior / f"{_slug(cell.method)}--{_slug(cell.prompt)}.json"
+
+
+def finished(cell: Cell, weights: str | None, root: Path = CELLS) -> dict[str, Any] | None:
+    """The record of a cell, None if there is none of these weights, settings and seeds."""
+    path = record_of(cell, root)
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    same = (record["weights"], record["settings"], tuple(record["seeds"])) == (
+        weights,
+        cell.settings,
+        cell.seeds,
+    )
+    return record if same else None
+
+
+def foreign(cells: Sequence[Cell], weights: dict[str, str | None], root: Path = CELLS) -> list[str]:
+    """What is ignored, and why: records of other weights, settings or seeds than asked for."""
+    lines = []
+    for cell in cells:
+        path = record_of(cell, root)
+        if path.is_file() and finished(cell, weights[cell.prior], root) is None:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            what = "weights" if record["weights"] != weights[cell.prior] else "settings or seeds"
+            lines.append(f"{path.relative_to(root)}: made with other {what}, ignored")
+    return lines
+
+
+def share(todo: Sequence[Cell], jobs: int, weights: Path | None, root: Path, runs: Path) -> int:
+    """Makes the cells in `jobs` processes; how many of these could not make all that they tried."""
+    if jobs == 1:
+        return int(bool(work(todo, weights, root, runs)))
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_help, args=(todo, weights, root, runs)) for _ in range(jobs)]
+    # Told to stop, pass it on: each saves the object that it is at.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+    except BaseException:
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
+        for process in processes:
+            process.join()
+        raise
+    return sum(process.exitcode != 0 for process in processes)
+
+
+def work(todo: Sequence[Cell], weights: Path | None, root: Path, runs: Path) -> list[str]:
+    """Makes every cell that is not done and that no other process is at; what failed, and why."""
+    import torch
+
+    torch.set_num_threads(1)
+    priors: dict[str, Any] = {}
+    failed = []
+    for cell in todo:
+        known = weights_hash(cell.prior, weights)
+        if finished(cell, known, root):
+            continue
+        folder = (
+            runs
+            / cell.group
+            / cell.prior
+            / f"{_slug(cell.method)}--{_slug(cell.prompt)}-{_print(cell, known)}"
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / ".lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            if finished(cell, known, root):
+                continue
+            try:
+                if cell.prior not in priors:
+                    priors[cell.prior] = open_embedded(cell, weights)
+                record, sheet = make(cell, priors[cell.prior], known, folder)
+            except (ValueError, ArithmeticError, RuntimeError, OSError, RunFolderError) as error:
+                failed.append(f"{cell.prior} {cell.method} {cell.prompt!r}: {error}")
+                print(failed[-1], file=sys.stderr, flush=True)
+                continue
+        path = record_of(cell, root)
+        write_bytes(path.with_suffix(".png"), sheet)
+        write_json(path, record)
+        found = {name: record.get(name) for name in ("cross_fid", "prompt_accuracy", "view_consistency")}
+        print(f"{cell.prior} {cell.method} {cell.prompt!r}: {found}", flush=True)
+    return failed
+
+
+def open_embedded(cell: Cell, weights: Path | None) -> Any:
+    """The prior of a cell, with the weights in `weights` (a folder for each variant) in place of the package's."""
+    import torch
+    from fsd.build import build_prior
+    from fsd.priors import embedded
+
+    shipped = embedded.WEIGHTS
+    embedded.WEIGHTS = weights or shipped
+    try:
+        return build_prior(configuration(cell), torch.device("cpu"))
+    finally:
+        embedded.WEIGHTS = shipped
+
+
+def make(cell: Cell, prior: Any, weights: str | None, folder: Path) -> tuple[dict[str, Any], bytes]:
+    """The record of a cell and its picture; objects that are there are kept."""
+    from fsd.evaluate import evaluate
+    from fsd.generate import generate
+    from fsd.objects import finished as finished_objects
+
+    config = configuration(cell)
+    begun, whole = time.process_time(), not (folder / "objects").is_dir()
+    for seed in cell.seeds:
+        out = folder / "objects" / f"seed{seed}"
+        if not (out / "object.json").is_file():
+            generate(config, cell.prompt, config.guidance[0], seed, prior, out)
+        # They are large, and a finished object needs none.
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    spent = time.process_time() - begun
+    objects = finished_objects(folder)
+    (row,) = evaluate(folder)["methods"]
+    measured = {
+        name: value for name, value in row.items() if name not in ("prior", "guidance", "prompt", "seeds")
+    }
+    record = {
+        "prior": cell.prior,
+        "method": cell.method,
+        "prompt": cell.prompt,
+        "seeds": list(cell.seeds),
+        "weights": weights,
+        "settings": cell.settings,
+        **measured,
+        "labels": [one.about["label"] for one in objects],
+        "without_mesh": sum(one.about.get("mesh") is not None for one in objects),
+        # Of an object; not known where it was made in several goes.
+        "core_seconds": round(spent / len(objects), 1) if whole else None,
+    }
+    return record, sheet([one.path / "views.png" for one in objects])
+
+
+def sheet(views: Sequence[Path]) -> bytes:
+    """Objects as rows, four sides of each as columns: a PNG with a palette, of at most SHEET_BYTES."""
+    from fsd.objects import squares
+    from PIL import Image
+
+    rows = [np.concatenate(list(squares(path)[list(SHOWN)]), 1) for path in views]
+    picture = Image.fromarray(np.concatenate(rows, 0))
+    for colours in (128, 64, 32, 16):
+        buffer = io.BytesIO()
+        picture.quantize(colours).save(buffer, format="PNG", optimize=True)
+        if len(buffer.getvalue()) <= SHEET_BYTES:
+            break
+    return buffer.getvalue()
+
+
+def estimate(todo: Sequence[Cell], weights: dict[str, str | None], root: Path = CELLS) -> str:
+    """What is left to do, in core-hours, from what the finished cells took."""
+    left = [cell for cell in todo if finished(cell, weights[cell.prior], root) is None]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in root.glob("*/*/*.json")]
+    per_step = {
+        prior: [
+            r["core_seconds"] / r["settings"]["steps"]
+            for r in records
+            if r["prior"] == prior and r.get("core_seconds") and not r["method"].startswith(("ism", "sdi"))
+        ]
+        for prior in weights
+    }
+    seconds = sum(
+        len(cell.seeds)
+        * cell.settings["steps"]
+        * WORK.get(cell.method.split(" at ")[0], 1.0)
+        * float(np.median(per_step[cell.prior] or [GUESS]))
+        for cell in left
+    )
+    known = "measured" if any(per_step.values()) else "guessed"
+    objects = sum(len(cell.seeds) for cell in left)
+    return f"{len(left)} of {len(todo)} cells left ({objects} objects): about {seconds / 3600:.1f} core-hours ({known})"
+
+
+# Core-seconds of a step, before anything was measured.
+GUESS = 0.17
+
+
+def _help(todo: Sequence[Cell], weights: Path | None, root: Path, runs: Path) -> None:
+    sys.exit(int(bool(work(todo, weights, root, runs))))
+
+
+def _print(cell: Cell, weights: str | None) -> str:
+    return hashlib.sha256(json.dumps([cell.settings, weights], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() or c == "." else "-" for c in name.lower())

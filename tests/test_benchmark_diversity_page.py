@@ -1,0 +1,255 @@
+"""The page of the diversity benchmark says what its cells say: goals reached, missed and void."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _benchmarks_on_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+def record(
+    method: str, prompt: str, fid: float, accuracy: float | None = 0.9, consistency: float = 0.9, **changes
+):
+    import _diversity_plan as plan
+
+    settings = plan.settings_of("multi-view", method, {})
+    return {
+        "prior": "multi-view",
+        "method": method,
+        "prompt": prompt,
+        "seeds": [0, 1, 2, 3],
+        "weights": "w",
+        "settings": settings,
+        "cross_fid": fid,
+        "prompt_accuracy": accuracy,
+        "view_consistency": consistency,
+        "vendi": 2.0,
+        "inception_score": 1.5,
+        "pairwise_distance": 0.1,
+        "volume_distance": 0.2,
+        "janus_rate": None,
+        "view_accuracy": None,
+        "enclosed_share": 0.01,
+        "floaters": 0.0,
+        "network_calls": settings["steps"] * plan.CALLS.get(method, 1.0),
+        "seconds": 60.0,
+        "core_seconds": None,
+        "without_mesh": 0,
+        **changes,
+    }
+
+
+def prompts(count: int = 8) -> list[str]:
+    import _diversity_plan as plan
+
+    return list(plan.PROMPTS)[:count]
+
+
+def of_method(method: str, fid: float, count: int = 8, **changes) -> list[dict]:
+    """A cell per prompt, each a little different, so that intervals have a width."""
+    return [record(method, p, fid * (1 + 0.02 * k), **changes) for k, p in enumerate(prompts(count))]
+
+
+def others(fid: float = 2.0, **changes) -> list[dict]:
+    return [*of_method("fsd-constant", fid, **changes), *of_method("fsd-beta0.5", fid, **changes)]
+
+
+def verdict(records: list[dict], prior: str = "multi-view") -> str:
+    from _diversity_verdicts import verdicts
+
+    return "\n".join(verdicts(prior, records))
+
+
+def test_a_goal_reached():
+    text = verdict([*of_method("sds", 2.0), *of_method("fsd-beta1", 5.0), *others()])
+    assert "`fsd-beta1` over `sds`: cross-seed FID 2.50 [2.50, 2.50] times; prompt accuracy +0.0" in text
+    assert "Goal 2.02: reached.\n" in text
+    assert "**Goal 2.02: reached** by `fsd-beta1`." in text
+    assert "Goal 2.02: **missed**." in text  # by the other two
+
+
+def test_a_goal_reached_by_another_setting_is_called_a_pick():
+    text = verdict([*of_method("sds", 2.0), *of_method("fsd-beta1", 3.0), *others(6.0)])
+    assert "**Goal 2.02: reached** by `fsd-constant`, `fsd-beta0.5`. Not by `fsd-beta1`" in text
+    assert "a pick among 3 by these figures" in text
+
+
+def test_a_goal_missed():
+    text = verdict([*of_method("sds", 2.0), *of_method("fsd-beta1", 3.0), *others()])
+    assert "**Goal 2.02: missed** by all FSD settings." in text
+    # the other prior's goal is lower
+    assert "**Goal 1.33: reached** by `fsd-beta1`." in verdict(
+        [*of_method("sds", 2.0), *of_method("fsd-beta1", 3.0), *others()], "camera-free"
+    )
+
+
+@pytest.mark.parametrize(
+    ("worse", "named"),
+    [
+        ({"accuracy": 0.84}, "prompt accuracy may be"),
+        ({"consistency": 0.85}, "view consistency may be"),
+        ({"accuracy": 0.7, "consistency": 0.7}, "prompt accuracy and view consistency may be"),
+        ({"accuracy": None}, "prompt accuracy may be"),
+    ],
+)
+def test_a_gain_is_void_where_quality_fails(worse, named):
+    text = verdict([*of_method("sds", 2.0), *of_method("fsd-beta1", 5.0, **worse), *others(2.0, **worse)])
+    assert f"the gain is **void**: {named} more than 5 points lower" in text
+    assert "**Goal 2.02: missed** by all FSD settings." in text
+
+
+def test_quality_just_within_the_margin_counts():
+    text = verdict([*of_method("sds", 2.0), *of_method("fsd-beta1", 5.0, accuracy=0.851), *others()])
+    assert "prompt accuracy -4.9 [-4.9, -4.9] points" in text
+    assert "**Goal 2.02: reached** by `fsd-beta1`" in text
+
+
+def test_a_wide_interval_voids_a_gain_whose_mean_would_pass():
+    ours = of_method("fsd-beta1", 5.0)
+    for k, cell in enumerate(ours):
+        cell["view_consistency"] += 0.2 if k % 2 else -0.24
+    text = verdict([*of_method("sds", 2.0), *ours, *others()])
+    assert "view consistency -2.0 [" in text
+    assert "**void**: view consistency may be" in text
+
+
+def test_nothing_is_decided_before_all_is_done():
+    text = verdict([*of_method("sds", 2.0), *of_method("fsd-beta1", 5.0, count=5)])
+    assert "preliminary: 5 of 8 prompts" in text
+    assert "**Goal 2.02: not decided**" in text
+    assert "fsd-constant, fsd-beta0.5 not measured." in text
+    two_seeds = [
+        r | {"seeds": [0, 1]} for r in [*of_method("sds", 2.0), *of_method("fsd-beta1", 5.0), *others()]
+    ]
+    assert "**Goal 2.02: not decided**" in verdict(two_seeds)
+    assert verdict(of_method("fsd-beta1", 5.0)).startswith("Not measured")
+    assert verdict([]).startswith("Not measured")
+
+
+def test_prompts_that_ask_for_nothing_do_not_count_for_accuracy():
+    import _diversity_verdicts as verdicts
+    from fsd.intervals import bootstrap_difference
+
+    ours, theirs = of_method("fsd-beta1", 5.0), of_method("sds", 2.0)
+    ours[0]["prompt_accuracy"] = theirs[0]["prompt_accuracy"] = None
+    found, count = verdicts.paired(
+        [*ours, *theirs], "fsd-beta1", "sds", "prompt_accuracy", bootstrap_difference, 100.0
+    )
+    assert count == 7
+    assert found is not None
+    assert found.value == 0.0
+
+
+def test_a_method_that_gives_one_object_has_no_ratio():
+    assert "`fsd-beta1`: no ratio" in verdict([*of_method("sds", 0.0), *of_method("fsd-beta1", 5.0)])
+
+
+def test_unequal_work_of_the_prior_is_told():
+    equal = [
+        *of_method("sds", 2.0),
+        *of_method("fsd-beta1", 3.0),
+        *of_method("ism", 2.0),
+        *of_method("csd", 2.0),
+    ]
+    assert "Equal work of the prior: 299 to 300 passes" in verdict(equal)
+    unequal = [*of_method("sds", 2.0), *of_method("fsd-beta1", 3.0, network_calls=400)]
+    assert (
+        "**Unequal** work of the prior, in passes with guidance an object: sds 300, fsd-beta1 400."
+        in verdict(unequal)
+    )
+
+
+@pytest.mark.parametrize(
+    ("constant", "said"),
+    [(0.06, "constant noise is worse"), (0.0, "constant noise is better"), (0.01, "no difference shown")],
+)
+def test_enclosed_space_of_constant_noise_against_the_map(constant, said):
+    records = [*of_method("sds", 2.0), *of_method("fsd-beta1", 3.0), *of_method("fsd-constant", 3.0)]
+    for cell in records:
+        if cell["method"] == "fsd-constant":
+            cell["enclosed_share"] = constant
+    text = verdict(records)
+    assert f"over 8 prompts: {said}." in text
+    assert f"{100 * constant:.1f} % of the body with constant noise, 1.0 % with the world map" in text
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A page from cells on the disk, some of them of other weights, with a tuning and an ablation."""
+    import _diversity_cells as cells
+    import _diversity_page as page
+    import _diversity_plan as plan
+    from PIL import Image
+
+    root, weights = tmp_path / "cells", tmp_path / "weights"
+    (weights / "multi-view/unet").mkdir(parents=True)
+    (weights / "multi-view/unet/model.safetensors").write_bytes(b"weights")
+    known = cells.weights_hash("multi-view", weights)
+    candidates = [
+        {"product": product, "cross_fid": 3.0, "prompt_accuracy": 80.0, "view_consistency": None}
+        for product in (2.5, 5.0)
+    ]
+    chosen = {
+        "rule": plan.RULE,
+        "held_out_prompts": list(plan.HELD_OUT),
+        "held_out_seeds": [100, 101],
+        "common": {"multi-view": {"steps": 200}},
+        "product": {"multi-view": {"sds": 2.5}, "camera-free": {}},
+        "tried": {"multi-view": {"sds": candidates}, "camera-free": {}},
+        "weights": {"multi-view": "earlier"},
+    }
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps(chosen))
+    ablated = [cell for own in plan.ablation_cells(chosen, ["multi-view"]).values() for cell in own]
+    for cell in [*plan.main_cells(1, chosen, ["multi-view"]), *ablated]:
+        if cell.group == "ablations" and not cell.method.startswith("beta"):
+            continue
+        own = {"settings": cell.settings, "weights": known, "network_calls": cell.settings["steps"]}
+        made = record("sds", cell.prompt, 2.0, **own)
+        made["method"] = cell.method
+        if (cell.method, cell.prompt) == ("sds", "a car"):
+            made["weights"] = "foreign"
+        path = cells.record_of(cell, root)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(made))
+        Image.new("RGB", (128, 128), "red").save(path.with_suffix(".png"))
+    found = page.load(root, settings, weights)
+    page.write_page(tmp_path / "page", found)
+    return tmp_path / "page"
+
+
+def test_the_page_and_its_rows(written):
+    text = (written / "fsd.md").read_text()
+    rows = json.loads((written / "fsd.json").read_text())["rows"]
+    assert [(row["method"], row["prompts"], row["seeds"]) for row in rows] == [
+        ("sds", 7, 4), ("fsd-beta1", 8, 4), ("fsd-constant", 8, 4), ("fsd-beta0.5", 8, 4),
+    ]  # fmt: skip
+    for row in rows:
+        assert row["prior"] == "embedded multi-view"
+        assert row["prompt_accuracy"] == pytest.approx(90.0)
+        assert row["view_consistency"] == pytest.approx(0.9)
+        assert row["network_calls"] == 200
+        assert {"cross_fid", "vendi", "enclosed_share", "seconds"} <= row.keys()
+    # what is of other weights is left out, and said
+    assert "preliminary: 7 of 8 prompts" in text
+    assert "main/multi-view/sds--a-car.json: made with other weights, ignored" in text
+    assert "multi-view was tuned with other weights (earlier)" in text
+    # the other prior has no cell
+    assert "**camera-free prior**\n\n- Not measured" in text
+    assert "## The camera-free prior" not in text
+    assert "| multi-view | sds | **3.00 / 80 / -** | 3.00 / 80 / - |" in text
+    assert "| a mushroom | 2.00 / 90 / 90 |" in text
+    assert "| a car |  | 2.00 / 90 / 90 |" in text
+    # only the knob that was turned
+    assert "| multi-view | beta | 0.25 |" in text
+    assert "map degrees" not in text
+    pictures = ("fsd.png", "fsd-multi-view.png", "fsd-ablations.png")
+    assert {path.name for path in written.iterdir()} == {"fsd.md", "fsd.json", *pictures}
+    for name in pictures:
+        assert f"({name})" in text
