@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from fsd import figures
+from fsd.evaluate import evaluate
 from fsd.report import report
-from fsd.summary import comparison, meaning
+from fsd.summary import NUMBERS, comparison, key_numbers, meaning
 
 ROW: dict[str, Any] = {
     "prompt": "a toy",
@@ -118,6 +119,46 @@ def test_the_comparison_puts_consistency_beside_diversity() -> None:
     )
     assert comparison([ROW]) == comparison([ROW, OTHER | {"prompt": "another"}]) == []
     assert comparison([ROW | {"pairwise_distance": None}, OTHER]) == []
+
+
+def test_the_words_follow_what_was_measured() -> None:
+    judged = ROW | {
+        "cross_fid": 7.25,
+        "vendi": 2.1,
+        "prompt_accuracy": 0.93,
+        "janus_rate": 0.04,
+        "quality": None,
+    }
+    (sentence,) = comparison([judged, OTHER | {"prompt_accuracy": 0.97}])
+    assert sentence.endswith("; 93 % show what was asked for, against 97 %.")
+    said = " ".join(meaning([judged]))
+    for words in ("small network", "kind and colour are what the prompt asks for", "Janus", "cross-seed FID is",
+                  "Vendi score of what the judge sees"):  # fmt: skip
+        assert words in said
+    assert "nearest picture that the prior knows" not in said
+    banked = " ".join(meaning([ROW | {"quality": 0.03, "vendi": 2.0}]))
+    assert "nearest picture that the prior knows" in banked
+    assert "Vendi score of the views" in banked
+    for words in ("judge", "Janus", "prompt accuracy"):
+        assert words not in banked
+    shown = str(key_numbers([judged]))
+    assert "93 %" in shown
+    assert "cross-seed FID" in shown
+    assert "distance from the prior" not in shown
+
+
+def test_every_number_of_a_row_has_a_name(made_up_run: Path) -> None:
+    (row, _) = evaluate(made_up_run)["methods"]
+    assert set(NUMBERS) == set(row) - {"prompt", "prior", "guidance", "seeds"}
+
+
+def test_an_object_tells_its_views_names(copy: Path) -> None:
+    path = copy / "objects" / "a-toy-fsd-seed1" / "object.json"
+    about = json.loads(path.read_text())
+    labels = ["blue box"] * 18 + ["blue table"] * 4 + ["red box"] + ["red table"]
+    path.write_text(json.dumps(about | {"labels": labels, "view_consistency": 0.75, "quality": None}))
+    words = words_of(report(copy))
+    assert "seed 1: blue box, 75 % of the views, blue table 17 %, red box 4 %" in words
 
 
 def test_few_seeds_are_said_to_be_few() -> None:

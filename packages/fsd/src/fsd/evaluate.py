@@ -5,7 +5,7 @@
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +86,13 @@ def evaluate(run: str | os.PathLike[str], judged: bool | None = None) -> dict[st
     return {**(rows[0] if rows else {}), "methods": rows, "failed": lost}
 
 
-def as_text(result: dict[str, Any]) -> str:
+def as_text(result: dict[str, Any], columns: Mapping[str, str] = COLUMNS) -> str:
     """The table that `fsd evaluate` prints: under each prompt a line per guidance method, then the failed objects.
 
     A column that is empty everywhere is left out, and so are the last ones where a line would exceed WIDTH.
     """
     rows = result["methods"]
-    shown = {key: name for key, name in COLUMNS.items() if any(row.get(key) is not None for row in rows)}
+    shown = {key: name for key, name in columns.items() if any(row.get(key) is not None for row in rows)}
     lines = [list(shown.values()), *([_cell(row.get(key)) for key in shown] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     while sum(widths) + 2 * len(widths) > WIDTH:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -99,9 +100,7 @@ def _method(group: list[Finished], title: str, triangles: int, every: int) -> li
 
 def _object(one: Finished, triangles: int) -> list[Markup]:
     pieces = []
-    name = f"seed {one.seed}" if one.about["label"] is None else f"seed {one.seed}: {one.about['label']}"
-    agree = one.about["view_consistency"]
-    words = name if agree is None else f"{name}, {100 * agree:.0f} % of the views"
+    words = _named(one)
     if (one.path / "turntable.mp4").is_file():
         pieces.append(video((one.path / "turntable.mp4").read_bytes(), words, SIDE))
     if (one.path / "mesh.glb").is_file():
@@ -109,6 +108,19 @@ def _object(one: Finished, triangles: int) -> list[Markup]:
     elif one.about.get("mesh"):
         pieces.append(text(f"Seed {one.seed} has no mesh: {one.about['mesh']}"))
     return pieces
+
+
+def _named(one: Finished) -> str:
+    """The seed, what most of its views show, and the two next names."""
+    about, name = one.about, f"seed {one.seed}"
+    if about["label"] is None:
+        return name
+    words = f"{name}: {about['label']}"
+    if about["view_consistency"] is not None:
+        words += f", {100 * about['view_consistency']:.0f} % of the views"
+    seen = about.get("labels") or []
+    others = Counter(label for label in seen if label != about["label"]).most_common(2)
+    return words + "".join(f", {label} {100 * count / len(seen):.0f} %" for label, count in others)
 
 
 def _sheet(group: list[Finished], names: list[str]) -> list[Markup]:
@@ -173,7 +185,9 @@ def _list_of(objects: Sequence[Finished]) -> list[Markup]:
         }
         for one in objects
     ]
-    return [heading("All objects"), table(rows)]
+    # A column that no object fills says nothing.
+    shown = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    return [heading("All objects"), table([{name: row[name] for name in shown} for row in rows])]
 
 
 def _rows(group: list[Finished], names: list[str], file: str) -> dict[str, np.ndarray]:

@@ -21,9 +21,18 @@ NUMBERS = {
     "pairwise_distance": "distance between seeds",
     "minimum_distance": "distance of the closest two",
     "distinct": "distinct objects",
-    "view_consistency": "view consistency",
-    "quality": "distance from the prior's pictures",
+    "cross_fid": "cross-seed FID",
     "vendi": "effective number of objects",
+    "inception_score": "inception score over seeds",
+    "kind_entropy": "entropy of kinds",
+    "colour_entropy": "entropy of colours",
+    "prompt_accuracy": "prompt accuracy",
+    "view_consistency": "view consistency",
+    "kind_consistency": "the same, of the kind alone",
+    "colour_consistency": "the same, of the colour alone",
+    "view_accuracy": "sides where they belong",
+    "janus_rate": "fronts seen from behind",
+    "quality": "distance from the prior's pictures",
     "volume_distance": "difference in shape (1 - IoU)",
     "enclosed_share": "hollow share",
     "floaters": "floating pieces",
@@ -31,7 +40,46 @@ NUMBERS = {
     "seconds": "seconds per object",
     "peak_memory_gb": "peak memory (GB)",
 }
+SHARES = (
+    "prompt_accuracy",
+    "view_consistency",
+    "kind_consistency",
+    "colour_consistency",
+    "view_accuracy",
+    "janus_rate",
+    "enclosed_share",
+)
 Row = Mapping[str, Any]
+
+
+# What a number says, where one of these was measured.
+SENTENCES = {
+    ("quality",): (
+        "The distance from the prior's pictures is that of a view to the nearest picture that the prior knows, 0 for "
+        "one of them: lower is better."
+    ),
+    ("prompt_accuracy",): (
+        "Names come from the judge, a small network that learned the prior's world from other pictures and is right "
+        "about 99 of 100 of them; prompt accuracy is the share of the views whose kind and colour are what the prompt "
+        "asks for."
+    ),
+    ("janus_rate", "view_accuracy"): (
+        "Sides where they belong is the share of views that show the front, side or back that their camera stands at; "
+        "fronts seen from behind, the Janus problem, is the share of views from behind that show a front. Only kinds "
+        "with a front have them."
+    ),
+    ("cross_fid",): (
+        "The cross-seed FID is the distance between what the judge sees in the first half of the seeds and in the "
+        "second: 0 where both show the same, higher is more diverse, and only numbers of as many seeds compare."
+    ),
+    ("inception_score", "kind_entropy", "colour_entropy"): (
+        "The inception score over seeds is 1 where all seeds got the same name at a view and the number of seeds "
+        "where all differ; the entropies are of the seeds' kinds and colours, 0 for one and log n for n alike."
+    ),
+}
+GEOMETRY = (
+    "Shapes are compared as the space that the meshes fill; what is hollow or floats apart is often a fault."
+)
 
 
 def method_name(guidance: str) -> str:
@@ -87,6 +135,11 @@ def comparison(rows: Sequence[Row]) -> list[str]:
                     f"; of an object's views {100 * first['view_consistency']:.0f} % agree, "
                     f"against {100 * other['view_consistency']:.0f} %"
                 )
+            if first.get("prompt_accuracy") is not None and other.get("prompt_accuracy") is not None:
+                sentence += (
+                    f"; {100 * first['prompt_accuracy']:.0f} % show what was asked for, "
+                    f"against {100 * other['prompt_accuracy']:.0f} %"
+                )
             several = len({row["prompt"] for row in rows}) > 1
             sentences.append(f"{first['prompt']}: {sentence}." if several else f"{sentence}.")
     return sentences
@@ -105,26 +158,31 @@ def meaning(rows: Sequence[Row]) -> list[str]:
         )
     else:
         words.append("One seed has no distance to another: give several to see how much the objects differ.")
-    if any(row["view_consistency"] is not None for row in rows):
+    known = {key for row in rows for key in NUMBERS if row.get(key) is not None}
+    if "view_consistency" in known:
         words.append(
-            "View consistency is the share of an object's views that the prior takes for the same thing, 100 % for an "
-            "object that is one all around. The distance from the prior's pictures is that of a view to the nearest "
-            "picture that the prior knows, 0 for one of them: lower is better."
+            "View consistency is the share of an object's views that get the same name, colour and kind, 100 % for an "
+            "object that is one all around."
         )
     else:
         words.append(
             "This prior cannot name what it sees, so distinct objects and view consistency are unknown: look at the "
             "turntables for faces on several sides and for objects that change on the way around."
         )
-    if any(row.get("vendi") is not None for row in rows):
-        words.append(
-            "The effective number of objects is the Vendi score of the views: 1 if all seeds gave the same, the number "
-            "of seeds if they have nothing in common. Shapes are compared as the space that the meshes fill; what is "
-            "hollow or floats apart is often a fault."
-        )
+    words += [sentence for keys, sentence in SENTENCES.items() if known & set(keys)]
+    if "vendi" in known:
+        words.append(f"{_of_vendi(known)} {GEOMETRY}")
     if max(len(row["seeds"]) for row in rows) < 8:
         words.append(f"{_seeds(rows)} for each method are few: small differences are chance.")
     return words
+
+
+def _of_vendi(known: set[str]) -> str:
+    of = "what the judge sees in them" if "cross_fid" in known else "the views"
+    return (
+        f"The effective number of objects is the Vendi score of {of}: 1 if all seeds gave the same, the number of "
+        "seeds if they have nothing in common."
+    )
 
 
 def _firsts(rows: Sequence[Row]) -> list[Row]:
@@ -146,7 +204,7 @@ def _value(row: Row, key: str) -> Any:
         return None
     if key == "distinct":
         return f"{value} of {len(row['seeds'])}"
-    if key in ("view_consistency", "enclosed_share"):
+    if key in SHARES:
         return f"{100 * value:.0f} %"
     if key in ("seconds", "network_calls"):
         return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
