@@ -20,7 +20,7 @@ endif
 folders := $(if $(P),packages/$(P)/tests,packages tests)
 shapes := --jaxtyping-packages=shared_core,corsd,fsd,calib,beartype.beartype
 
-.PHONY: help demo test check bench wheels clean
+.PHONY: help demo test check bench wheels docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -49,5 +49,8 @@ bench: .venv/.ready  ## run the benchmarks (QUICK=1: only whether they work)
 wheels: .venv/.ready  ## build the packages, inspect them, install each alone and try it
 	@$(py) tools/wheels.py $(P)
 
+docs: .venv/.ready  ## build the documentation into site/
+	@$(py) tools/docs.py
+
 clean:  ## remove the environments and what was built (runs/ stays)
-	rm -rf .venv .uv dist
+	rm -rf .venv .uv dist site

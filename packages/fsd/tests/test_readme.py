@@ -8,7 +8,6 @@ from fsd.config import PRESETS
 from fsd.guidance import METHODS
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-ROOT = Path(__file__).parents[3] / "README.md"
 
 
 def blocks(text: str) -> list[str]:
@@ -17,7 +16,7 @@ def blocks(text: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("block", blocks(README) + (blocks(ROOT.read_text()) if ROOT.is_file() else []))
+@pytest.mark.parametrize("block", blocks(README))
 def test_the_readme_runs_as_it_stands(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "README.md", "exec"), {})  # noqa: S102

@@ -1,0 +1,169 @@
+"""The site is built without a warning, says what is there, and opens in a browser at phone and desktop width."""
+
+import importlib
+import importlib.util
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PACKAGES = ("corsd", "fsd", "calib")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built once."""
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools/docs.py"), str(folder)], text=True, capture_output=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+class Loaded(HTMLParser):
+    """What a page loads by itself: scripts, styles, pictures, frames."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag in ("script", "img", "iframe", "source", "video", "audio"):
+            self.addresses += [address for key in ("src", "srcset") if (address := given.get(key))]
+        if tag == "link" and given.get("rel") in ("stylesheet", "icon", "preload", "preconnect"):
+            self.addresses += [given.get("href") or ""]
+
+
+def loaded(page: Path) -> list[str]:
+    parser = Loaded()
+    parser.feed(page.read_text(encoding="utf-8"))
+    return parser.addresses
+
+
+def test_the_site_fetches_nothing(site: Path) -> None:
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 25
+    elsewhere = {page.name: [a for a in loaded(page) if re.match(r"(https?:)?//", a)] for page in pages}
+    assert {name: found for name, found in elsewhere.items() if found} == {}
+    styles = "".join(file.read_text(encoding="utf-8") for file in site.rglob("*.css"))
+    assert re.findall(r"(?:url\(|@import\s+)[\"']?(?:https?:)?//", styles) == []
+
+
+def test_formulas_are_drawn_by_the_browser(site: Path) -> None:
+    text = (site / "explanation/fsd.html").read_text(encoding="utf-8")
+    assert text.count("<math ") > 20
+    assert "arithmatex" not in text
+    assert "\\epsilon" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+
+
+def test_every_public_name_is_documented(site: Path) -> None:
+    for package in PACKAGES:
+        text = (site / f"reference/{package}.html").read_text(encoding="utf-8")
+        for name in importlib.import_module(package).__all__:
+            assert re.search(rf'<a [^>]*href="#[\w.]+"[^>]*><code>{package}\.{name}</code>', text), (
+                f"{package}.{name} is in __all__; add ::: and its module to docs/reference/{package}.md"
+            )
+
+
+def test_every_command_and_setting_is_in_the_reference(site: Path) -> None:
+    text = (site / "reference/fsd.html").read_text(encoding="utf-8")
+    assert "$ fsd train-prior --help" in text
+    assert "<code>optim.learning_rate</code>" in text
+
+
+def test_notebooks_are_offered(site: Path) -> None:
+    assert {path.name for path in (site / "notebooks").iterdir()} == {
+        "corsd.ipynb",
+        "fsd.ipynb",
+        "calib.ipynb",
+    }
+
+
+def test_the_menu_names_no_page_twice() -> None:
+    menu = re.findall(r"[\w/.-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert sorted(set(menu)) == sorted(menu)
+
+
+def test_every_page_is_in_the_menu(site: Path) -> None:
+    text = (site / "index.html").read_text(encoding="utf-8")
+    pages = [path.relative_to(DOCS).with_suffix(".html").as_posix() for path in DOCS.rglob("*.md")]
+    assert [page for page in pages if f'href="{page}"' not in text] == []
+
+
+def test_the_citation_names_the_three_papers() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    papers = [identifier["value"] for paper in citation["references"] for identifier in paper["identifiers"]]
+    assert papers == ["arXiv:2305.00918", "arXiv:2405.10988", "arXiv:1911.12796"]
+    checked = [
+        Path(sys.executable).parent / "check-jsonschema",
+        "--builtin-schema",
+        "vendor.citation-file-format",
+    ]
+    done = subprocess.run([*map(str, checked), str(ROOT / "CITATION.cff")], text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_contributing_takes_three_commands() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    block = re.search(r"```\n(.*?)```", text, flags=re.DOTALL)
+    assert block
+    lines = block[1].strip().splitlines()
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert [line.split()[1] in targets for line in lines] == [True] * 3
+
+
+def load_tool() -> ModuleType:
+    """tools/browse.py; the scripts there are no package, since nobody imports them."""
+    spec = importlib.util.spec_from_file_location("browse", ROOT / "tools/browse.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_every_page_and_report_opens(site: Path, browser_path: str) -> None:
+    browse = load_tool()
+    looked = browse.pages(site) + browse.pages(ROOT / "runs/demo")
+    assert len(looked) > 25
+    with browse.chromium(browser_path) as browser:
+        found = {
+            (page, w): browse.faults(page, browser, w) for page in looked for w in browse.WIDTHS.values()
+        }
+    assert {f"{page} {width}": wrong for (page, width), wrong in found.items() if wrong} == {}
+
+
+@pytest.mark.browser
+def test_what_is_wrong_with_a_page_is_found(tmp_path: Path, browser_path: str) -> None:
+    browse = load_tool()
+    (tmp_path / "bad.html").write_text(
+        "<div style='width: 900px'>wide</div><script>console.error('oh'); nothing()</script><img src='none.png'>"
+    )
+    picture = tmp_path / "bad.png"
+    with browse.chromium(browser_path) as browser:
+        found = " ".join(browse.faults(tmp_path / "bad.html", browser, 390, picture))
+    for fault in ("oh", "nothing is not defined", "none.png", "pixels wider than the window"):
+        assert fault in found
+    assert picture.stat().st_size > 100
+
+
+@pytest.mark.browser
+def test_the_search_works_from_the_disk(site: Path, browser_path: str) -> None:
+    with load_tool().chromium(browser_path) as browser:
+        tab = browser.new_page(viewport={"width": 1280, "height": 900})
+        tab.goto((site / "index.html").as_uri())
+        tab.fill("input[name=query]", "triplet hinge")
+        tab.wait_for_selector(".md-search-result__item", timeout=20_000)
+        shown = tab.inner_text(".md-search-result__list")
+    assert "CORSD" in shown

@@ -1,0 +1,114 @@
+"""The Python code on the pages and in the README runs, page by page; the commands take the flags they are given.
+
+The READMEs of the packages are run by the tests of the packages, where the others may be absent.
+"""
+
+import importlib
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+READMES = sorted(ROOT.glob("packages/*/README.md"))
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+INCLUDED = re.compile(r'--8<-- "(.+?)"')
+PROGRAMS = ("corsd", "fsd", "calib")
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def python_blocks(path: Path) -> list[str]:
+    """What a page says itself; included files are run by test_examples.py."""
+    found = [
+        block for language, block in FENCE.findall(path.read_text(encoding="utf-8")) if language == "python"
+    ]
+    return [block for block in found if not INCLUDED.search(block)]
+
+
+def commands(path: Path) -> Iterator[list[str]]:
+    """Each call of one of our programs in the plain blocks of a page, as words from the program's name on."""
+    for language, block in FENCE.findall(path.read_text(encoding="utf-8")):
+        if language not in ("", "sh", "bash"):
+            continue
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            place = next((n for n, word in enumerate(words) if word in PROGRAMS), None)
+            if place is not None and words[0] in (*PROGRAMS, "torchrun"):
+                yield words[place:]
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[tuple[str, str], str]:
+    """Help of the commands that were asked for."""
+    return {}
+
+
+def help_of(program: str, verb: str, helps: dict[tuple[str, str], str], capsys: pytest.CaptureFixture) -> str:
+    if (program, verb) not in helps:
+        capsys.readouterr()
+        try:
+            code = importlib.import_module(f"{program}.cli").main([verb, "--help"])
+        except SystemExit as stop:
+            code = stop.code
+        said = capsys.readouterr()
+        assert not code, f"{program} {verb} is no command: {said.err}"
+        helps[program, verb] = said.out
+    return helps[program, verb]
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES if python_blocks(path)], ids=name)
+def test_the_code_of_a_page_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page: dict[str, object] = {"__name__": "page"}
+    for number, block in enumerate(python_blocks(path), start=1):
+        if path == ROOT / "README.md":
+            page = {"__name__": "page"}  # its blocks stand each for itself
+        exec(compile(block, f"{name(path)}, block {number}", "exec"), page)  # noqa: S102
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES + READMES if list(commands(path))], ids=name)
+def test_a_command_takes_the_flags_it_is_given(
+    path: Path,
+    helps: dict[tuple[str, str], str],
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for program, verb, *words in commands(path):
+        known = help_of(program, verb, helps, capsys)
+        flags = {word.partition("=")[0] for word in words if word.startswith("--")}
+        unknown = sorted(flag for flag in flags if not re.search(rf"(?<![\w-]){flag}(?![\w-])", known))
+        assert unknown == [], f"{program} {verb} has no {unknown}"
+        if "--preset" in words:
+            preset = words[words.index("--preset") + 1]
+            choices = re.search(r"--preset \{(.*?)\}", known)
+            assert choices, f"{program} {verb} lists no presets"
+            assert preset in choices[1].split(","), f"{program} {verb} has no preset {preset}"
+
+
+def test_included_files_are_there() -> None:
+    named = [
+        (name(path), found) for path in PAGES for found in INCLUDED.findall(path.read_text(encoding="utf-8"))
+    ]
+    assert named
+    assert [pair for pair in named if not (ROOT / pair[1]).is_file()] == []
+
+
+def test_a_wrong_flag_would_be_noticed(
+    helps: dict[tuple[str, str], str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```\ntorchrun --nnodes 2 -m corsd train --preset digits \\\n    --epoch 3  # a comment\nls\n```\n"
+    )
+    ((program, verb, *words),) = commands(page)
+    assert (program, verb, words) == ("corsd", "train", ["--preset", "digits", "--epoch", "3"])
+    known = help_of(program, verb, helps, capsys)
+    assert not re.search(r"(?<![\w-])--epoch(?![\w-])", known)
+    assert re.search(r"(?<![\w-])--epochs(?![\w-])", known)

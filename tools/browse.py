@@ -1,0 +1,93 @@
+"""Open every page of the site and every report of a demo in Chromium, at phone and desktop width.
+
+python tools/browse.py site runs/demo              # what goes wrong: console, requests, sideways scrolling
+python tools/browse.py --pictures runs/demo        # and the screenshots that the tutorials show
+"""
+
+import argparse
+import io
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+
+ROOT = Path(__file__).parents[1]
+WIDTHS = {"phone": 390, "desktop": 1280}
+HEIGHT = 900
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@contextmanager
+def chromium(path: str | None = None) -> Iterator[Browser]:
+    """The system's browser.  Raises RuntimeError where there is none."""
+    path = path or next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if path is None:
+        raise RuntimeError(f"none of these is on PATH: {', '.join(BROWSERS)}")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def faults(page: Path, browser: Browser, width: int, picture: Path | None = None) -> list[str]:
+    """What goes wrong with a page at this width; `picture` is where its upper part is kept, in 64 colours."""
+    found: list[str] = []
+    tab = browser.new_page(viewport={"width": width, "height": HEIGHT})
+    tab.on("console", lambda message: found.append(message.text) if message.type == "error" else None)
+    tab.on("pageerror", lambda error: found.append(str(error)))
+    tab.on("requestfailed", lambda request: found.append(f"failed: {request.url}"))
+    tab.on(
+        "request",
+        lambda request: found.append(f"asks for {request.url}") if _elsewhere(request.url) else None,
+    )
+    tab.goto(page.absolute().as_uri())
+    tab.wait_for_load_state("load")
+    wider = tab.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    if wider > 0:
+        found.append(f"{wider} pixels wider than the window")
+    if picture:
+        image = Image.open(io.BytesIO(tab.screenshot()))
+        image.convert("RGB").quantize(64).save(picture, optimize=True)
+    tab.close()
+    return found
+
+
+def _elsewhere(address: str) -> bool:
+    return address.startswith(("http:", "https:", "ws:", "wss:"))
+
+
+def pages(folder: Path) -> list[Path]:
+    """All pages of the site, or the demo's overview and the report of each method."""
+    demos = [folder / "index.html", *sorted(folder.glob("*/report.html"))]
+    return [page for page in demos if page.is_file()] if demos[1:] else sorted(folder.rglob("*.html"))
+
+
+def main(folders: list[Path], pictures: bool) -> int:
+    """Look at everything; 1 if anything is wrong."""
+    wrong = 0
+    with chromium() as browser:
+        for page in [page for folder in folders for page in pages(folder)]:
+            for name, width in WIDTHS.items():
+                wanted = pictures and page.name == "report.html" and name == "desktop"
+                picture = ROOT / f"docs/assets/report-{page.parent.name}.png" if wanted else None
+                for fault in faults(page, browser, width, picture):
+                    print(f"{page} ({name}): {fault}")
+                    wrong += 1
+    print(f"{wrong} faults")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--pictures", action="store_true", help="write docs/assets/report-*.png")
+    given = parser.parse_args()
+    sys.exit(main(given.folders, given.pictures))
