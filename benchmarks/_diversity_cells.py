@@ -91,9 +91,10 @@ def share(todo: Sequence[Cell], jobs: int, weights: Path | None, root: Path, run
             process.start()
         for process in processes:
             process.join()
-    except BaseException:
+    except (SystemExit, KeyboardInterrupt) as stopped:
         for process in processes:
-            if process.is_alive():
+            # Ctrl-C has reached them already, and a second signal would end them before they have saved.
+            if process.is_alive() and isinstance(stopped, SystemExit):
                 process.terminate()
         for process in processes:
             process.join()

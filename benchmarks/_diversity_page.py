@@ -127,17 +127,22 @@ def write_page(folder: Path, found: Found) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "fsd.json", {"rows": rows(found)})
+    write_text(folder / "fsd.md", text(found))
     trade_off(folder / "fsd.png", found.main)
-    parts = [HEAD, _in_short(found), "![quality against diversity](fsd.png)\n", _tuning(found.chosen)]
     for prior in plan.PRIORS:
-        records = _of_prior(found.main, prior)
-        if records:
+        if records := _of_prior(found.main, prior):
             montage(folder / f"fsd-{prior}.png", records, found.root)
-            parts.append(_section(prior, records))
     if found.ablations:
         ablations(folder / "fsd-ablations.png", found.ablations)
+
+
+def text(found: Found) -> str:
+    """The whole page."""
+    parts = [HEAD, _in_short(found), "![quality against diversity](fsd.png)\n", _tuning(found.chosen)]
+    parts += [_section(prior, own) for prior in plan.PRIORS if (own := _of_prior(found.main, prior))]
+    if found.ablations:
         parts.append(_ablations(found))
-    write_text(folder / "fsd.md", "\n".join([*parts, SCALE, _ignored(found.ignored)]).rstrip() + "\n")
+    return "\n".join([*parts, SCALE, _ignored(found.ignored)]).rstrip() + "\n"
 
 
 def _of_prior(records: Sequence[Record], prior: str) -> list[Record]:

@@ -253,3 +253,17 @@ def test_the_page_and_its_rows(written):
     assert {path.name for path in written.iterdir()} == {"fsd.md", "fsd.json", *pictures}
     for name in pictures:
         assert f"({name})" in text
+
+
+def test_the_committed_page_says_what_the_committed_cells_say():
+    """Run `python benchmarks/fsd_diversity.py` after new cells."""
+    import _diversity_cells as cells
+    import _diversity_page as page
+    import _diversity_plan as plan
+
+    written = ROOT / "docs/results/fsd.md"
+    if not written.is_file():
+        pytest.skip("docs/results/fsd.md is written once there are cells")
+    found = page.load(cells.CELLS, plan.SETTINGS)
+    assert written.read_text(encoding="utf-8") == page.text(found)
+    assert json.loads(written.with_suffix(".json").read_text(encoding="utf-8")) == {"rows": page.rows(found)}
