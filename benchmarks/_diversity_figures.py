@@ -48,7 +48,9 @@ def ablations(path: Path, found: Mapping[tuple[str, str, str], Sequence[Record]]
     plt = _pyplot()
     knobs = [knob for knob in plan.ABLATIONS if any(own == knob for _, own, _ in found)]
     priors = [prior for prior in plan.PRIORS if any(own == prior for own, _, _ in found)]
-    figure, axes = plt.subplots(2, len(knobs), figsize=(2.9 * len(knobs), 5.0), squeeze=False, sharey="row")
+    figure, axes = plt.subplots(
+        2, len(knobs), figsize=(2.4 * len(knobs) + 2.4, 5.0), squeeze=False, sharey="row"
+    )
     for column, knob in zip(axes.T, knobs, strict=True):
         values = [value for value in plan.ABLATIONS[knob] if any((p, knob, value) in found for p in priors)]
         for number, prior in enumerate(priors):

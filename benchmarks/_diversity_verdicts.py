@@ -118,6 +118,7 @@ def sentence(verdict: Verdict, goal: float) -> str:
         ]
         gain = "the gain is **void**" if ratio.value > 1 else "**missed**, and no gain"
         outcome = f"{gain}: {' and '.join(failed)} may be more than {MARGIN:g} points lower"
+    outcome += "" if verdict.complete else " so far"
     part = "" if verdict.complete else f", preliminary: {verdict.prompts} of {PROMPTS} prompts"
     return (
         f"`{verdict.method}` over `{REFERENCE}`: cross-seed FID {_words(ratio, '.2f')} times{part}; {quality}. "
