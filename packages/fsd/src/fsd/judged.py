@@ -35,7 +35,7 @@ class JudgedViews(NamedTuple):
 def judged_views(objects: Sequence[Finished]) -> JudgedViews:
     """Of views.png of each object: 24 views once around it on grey 0.5.
 
-    Raises FileNotFoundError where one has none, ValueError for no object or for other numbers of views.
+    Raises ValueError for no object, and where one has no such file, a damaged one, or another number of views.
     """
     if not objects:
         raise ValueError("there are no objects to judge; give at least one that is done")
