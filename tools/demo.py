@@ -28,6 +28,7 @@ PAGE = """<!doctype html>
 :root {{ color-scheme: light dark }}
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 44rem; margin: 3rem auto; padding: 0 1rem }}
 table {{ border-collapse: collapse }} td {{ padding: .1rem 1.5rem .1rem 0 }}
+td + td {{ overflow-wrap: anywhere }}
 </style>
 <h1>Demos</h1>
 {body}

@@ -38,7 +38,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     pages = sorted(
         path.relative_to(config.docs_dir).as_posix() for path in Path(config.docs_dir).rglob("*.md")
     )
-    config.nav[-1]["All methods"] += [page for page in pages if page not in named]
+    menu = config.nav or []
+    menu[-1]["All methods"] += [page for page in pages if page not in named]
     return config
 
 
@@ -59,6 +60,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Draws the formulas."""
     return FORMULA.sub(lambda found: math_ml(html.unescape(found[3]), found[1] == "div"), content)
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Takes away the page for missing addresses: only a server would show it, and at the root of its own."""
+    Path(config.site_dir, "404.html").unlink(missing_ok=True)
 
 
 def math_ml(latex: str, block: bool) -> str:
