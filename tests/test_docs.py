@@ -82,9 +82,9 @@ def test_every_command_and_setting_is_in_the_reference(site: Path) -> None:
 
 def test_notebooks_are_offered(site: Path) -> None:
     assert {path.name for path in (site / "notebooks").iterdir()} == {
-        "corsd.ipynb",
-        "fsd.ipynb",
-        "calib.ipynb",
+        "try_corsd.ipynb",
+        "try_fsd.ipynb",
+        "try_calib.ipynb",
     }
 
 

@@ -22,9 +22,9 @@ SAID = {  # the few steps that an example is given here, and what it must say
     "calib_domains.py": ("1", "glare: "),
     "calib_serve.py": ("1", "alpha 0.0: largest difference"),
     "calib_own_data.py": ("2", "target after"),
-    "notebooks/corsd.py": ("2", "cross-entropy "),
-    "notebooks/fsd.py": ("2", ""),
-    "notebooks/calib.py": ("2", "classifier unchanged: True"),
+    "notebooks/try_corsd.py": ("2", "cross-entropy "),
+    "notebooks/try_fsd.py": ("2", ""),
+    "notebooks/try_calib.py": ("2", "classifier unchanged: True"),
 }
 
 
