@@ -1,5 +1,6 @@
 import pytest
 import torch
+from shared_core.run import checkpoint
 from shared_core.run.weights import read_weights, save_weights
 from shared_core.testing import assert_same_state
 from torch import nn
@@ -20,6 +21,14 @@ def test_weights_come_back_bit_for_bit_also_shared_ones(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
 
 
+def test_weights_are_as_readable_as_any_new_file(tmp_path):
+    save_weights(tied(), tmp_path / "net.safetensors")
+    checkpoint.save(tmp_path / "checkpoints", 1, {"net": nn.Linear(2, 2)})
+    (tmp_path / "plain").write_text("")
+    for path in tmp_path.rglob("*.safetensors"):
+        assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_failed_save_leaves_the_old_file(tmp_path):
     path = tmp_path / "net.safetensors"
     save_weights(tied(), path)
@@ -27,6 +36,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
     with pytest.raises(NotImplementedError):
         save_weights(nn.Linear(2, 2, device="meta"), path)
     assert path.read_bytes() == before
+    assert [found.name for found in tmp_path.iterdir()] == ["net.safetensors"]
 
 
 def test_missing_broken_and_foreign_files_are_refused(tmp_path):

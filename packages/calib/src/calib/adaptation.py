@@ -211,8 +211,7 @@ def adapt(
             accelerator.wait_for_everyone()
             if resume and checkpoint.latest(folder.checkpoints):
                 found = checkpoint.load(folder.checkpoints)
-                for name, thing in saved.items():
-                    thing.load_state_dict(found.tensors[name])
+                checkpoint.restore(found, saved)
                 step, state = found.step, found.state
                 checkpoint.set_rng_state(state["rng"])
             if main:

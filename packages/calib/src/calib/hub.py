@@ -17,12 +17,13 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelHubMixin
 from shared_core import hub
-from shared_core.run.atomic import write_json
+from shared_core.run.atomic import read_json, write_json
+from shared_core.run.seal import check_seal
 
 from calib.calibrator import Calibrator
 from calib.pretrained import ARGUMENTS, CONFIG, WEIGHTS, load_calibrator, save_calibrator, settings
 from calib.summary import cautions, domain_name, sentence
-from calib.trained import cell_folders, read_json
+from calib.trained import cell_folders
 
 FIGURES = (
     *("source", "target", "classifier", "classifier_digest", "measure"),
@@ -62,6 +63,7 @@ class HubCalibrator(ModelHubMixin, Calibrator):  # pyright: ignore[reportIncompa
             raise ValueError(
                 f"{run} holds no finished adaptation: start one with calib adapt, or --resume it"
             )
+        check_seal(cell)
         return cls.of(load_calibrator(cell / "calibrator"), read_json(cell / "result.json"))
 
     @classmethod

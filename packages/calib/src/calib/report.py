@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from markupsafe import Markup
+from shared_core.run.atomic import read_json
 from shared_core.run.device import choose_device
 from shared_core.run.folder import RunFolder
 from shared_core.run.report import (
@@ -17,11 +18,12 @@ from shared_core.run.report import (
     text,
     write_report,
 )
+from shared_core.run.seal import check_seal
 
 from calib import figures, report_analysis, report_images, report_training
 from calib.samples import sample
 from calib.summary import BASELINE_NAMES, cautions, domain_name, sentence
-from calib.trained import cell_folders, open_test, open_trained, read_json
+from calib.trained import cell_folders, open_test, open_trained
 
 FOUR = ("source_before", "source_after", "target_before", "target_after")
 
@@ -34,6 +36,9 @@ def report(run: Path) -> Path:
     """
     folder = RunFolder(run)
     cells = [(read_json(cell / "result.json"), cell) for cell in cell_folders(run) if _finished(cell)]
+    check_seal(run)
+    for _, cell in cells:
+        check_seal(cell)
     result = read_json(folder.result)
     evaluations = [read_json(cell / "evaluation.json") for _, cell in cells]
     sections = [

@@ -23,12 +23,13 @@ from shared_core.data.loader import test_loader
 from shared_core.data.masks import ArrayMasks
 from shared_core.ops.freeze import checksums, digest
 from shared_core.ops.gather import rank
-from shared_core.run.atomic import write_json
+from shared_core.run.atomic import read_json, write_json
 from shared_core.run.config import user_errors
 from shared_core.run.device import choose_device
 from shared_core.run.folder import RunFolder
 from shared_core.run.metrics import MetricsLog, cut_back
 from shared_core.run.result import check_result
+from shared_core.run.seal import check_seal, seal, unseal, write_sealed
 from shared_core.run.weights import read_weights, save_weights
 from torch import nn
 from torch.utils.data import Dataset
@@ -68,7 +69,8 @@ def run(config: AdaptConfig, out: Path, resume: bool = False) -> dict[str, Any]:
         result = run_cells(config, out, domains, device, resume)
     if is_main():
         check_result(result, schema())
-        write_json(out / "result.json", result)
+        seal(out, ["metrics.jsonl"])
+        write_sealed(out / "result.json", result)
         report(out)
     return result
 
@@ -81,17 +83,25 @@ def run_cells(
         if is_main():
             if not (resume and folder.finished()):
                 folder.open(config, resume)
+            unseal(out, [folder.metrics.name])
             cut_back(folder.metrics, 0)
         results = []
         for number, seed in enumerate(config.seeds, start=1):
             own = config.model_copy(update={"seeds": [seed]})
             results.append(run_cell(own, seed, out / "cells" / f"seed{seed}", domains, device, resume))
             if is_main():
-                write_json(out / "cells" / f"seed{seed}" / "result.json", results[-1])
+                write_sealed(out / "cells" / f"seed{seed}" / "result.json", results[-1])
                 with MetricsLog(folder.metrics) as log:
                     log.log(number, **{name: results[-1][name] for name in ("seed", *FOUR)})
         return summarise(results)
 
+
+FILES = (
+    *("config.yaml", "metrics.jsonl", "preprocess.json", "evaluation.json", "adaptation.json"),
+    *("classifier.safetensors", "classifier-drifted.safetensors"),
+    *("calibrator/calibrator.safetensors", "calibrator/config.json"),
+)
+"""What a finished adaptation is read from; sealed, so that a damaged file is told from a result."""
 
 FOUR = ("source_before", "source_after", "target_before", "target_after")
 
@@ -101,11 +111,16 @@ def run_cell(
 ) -> dict[str, Any]:
     """One adaptation: the classifier opened or trained, the calibrator, four numbers, the baselines."""
     if resume and (out / "result.json").is_file():
-        return json.loads((out / "result.json").read_text(encoding="utf-8"))
+        check_seal(out)
+        return read_json(out / "result.json")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     begun = time.perf_counter()
-    classifier = the_classifier(config, domains, seed, out, device)
+    # Locked from here on: two processes must not train one classifier.
+    with RunFolder(out) as folder:
+        if is_main():
+            folder.open({**config.model_dump(mode="json"), "seeds": [seed]}, resume)
+        classifier = the_classifier(config, domains, seed, out, device)
     before = checksums(classifier)
     torch.manual_seed(seed)
     calibrator = build_calibrator(config, domains.channels)
@@ -113,10 +128,10 @@ def run_cell(
     ignore = config.ignore_label if domains.segmentation else None
     tests = (domains.source_test, domains.target_test, domains.num_classes, device, ignore)
     alone = both_domains(model.to(device).classifier, *tests)
-    note = adapt_model(config, model, domains, seed, out, device, resume)
+    note = adapt_model(config, model, domains, seed, out, device)
     evaluations = four_numbers(model, *tests, before=alone)
     example = next(iter(test_loader(domains.source_test, 64)))[0]
-    adaptation = json.loads((out / "adaptation.json").read_text(encoding="utf-8")) if is_main() else {}
+    adaptation = read_json(out / "adaptation.json") if is_main() else {}
     rows = [] if domains.segmentation else baseline_rows(config, classifier, domains, seed, device)
     result = {
         "source": config.source,
@@ -152,7 +167,8 @@ def run_cell(
             save_weights(classifier, out / "classifier-drifted.safetensors")
         write_json(out / "evaluation.json", {**evaluations, "class_names": domains.class_names})
         check_result(result, schema())
-        write_json(out / "result.json", result)
+        seal(out, FILES)
+        write_sealed(out / "result.json", result)
     if dist.is_initialized():
         dist.barrier()
     return result
@@ -199,8 +215,10 @@ def the_classifier(
             out.mkdir(parents=True, exist_ok=True)
             train_on(config, classifier, domains.source_train, domains.segmentation, seed, device)
             save_weights(bare(classifier), kept)
+            seal(out, [kept.name])
         if dist.is_initialized():
             dist.barrier()
+    check_seal(out, [kept.name])
     read_weights(bare(classifier), kept)
     return classifier.to(device).eval()
 
@@ -232,7 +250,6 @@ def adapt_model(
     seed: int,
     out: Path,
     device: torch.device,
-    resume: bool,
 ) -> str:
     """Adapt in the run folder, by way of a surrogate where the classifier gives no gradient; returns how."""
     weights, note = Weights(**config.loss.model_dump()), "through the classifier"
@@ -286,7 +303,8 @@ def adapt_model(
         log_every=config.log_every,
         checkpoint_every=config.checkpoint_every,
         out=out,
-        resume=resume,
+        # The folder was opened, as a new one or to go on with, before the classifier was.
+        resume=True,
         config={**config.model_dump(mode="json"), "seeds": [seed]},
     )
     return note

@@ -1,6 +1,5 @@
 """An adapted classifier, read back from its run folder: for evaluation, prediction, analysis and export."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -9,7 +8,9 @@ from shared_core.data.masks import ArrayMasks
 from shared_core.data.open import check_labels, labels_of
 from shared_core.data.preprocess import Preprocess, fitted
 from shared_core.ops.freeze import checksums, digest
+from shared_core.run.atomic import read_json
 from shared_core.run.config import load_yaml
+from shared_core.run.seal import check_seal
 from shared_core.run.weights import read_weights
 from torch.utils.data import Dataset
 
@@ -42,10 +43,11 @@ def open_trained(folder: Path, calibrator: Path | None = None) -> Trained:
 
     Raises:
         ValueError: the folder holds no finished adaptation, the classifier is not bit for bit the one that was
-            adapted, or the other calibrator does not fit it.
+            adapted, a file is not what the run wrote, or the other calibrator does not fit.
     """
     if not all((folder / name).is_file() for name in ("preprocess.json", "result.json")):
         raise ValueError(f"{folder} holds no finished adaptation: start one with calib adapt, or --resume it")
+    check_seal(folder)
     config = load_yaml(AdaptConfig, folder / "config.yaml")
     record = read_json(folder / "preprocess.json")
     preprocess = None if record["preprocess"] is None else _preprocess(record["preprocess"])
@@ -105,11 +107,6 @@ def open_test(
         return found
     check_labels(labels_of(found), len(trained.class_names))
     return fitted(found, trained.preprocess)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a run folder."""
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _preprocess(record: dict[str, Any]) -> Preprocess:

@@ -13,8 +13,9 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from shared_core.run.atomic import read_json
 
-from corsd.trained import Trained, read_json
+from corsd.trained import Trained
 
 
 def export(trained: Trained, format: str, out: Path) -> None:

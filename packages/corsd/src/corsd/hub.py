@@ -10,7 +10,6 @@ A net whose code is in a file of yours (``file.py:function``) is built by you: p
 No file that is loaded can hold code.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelHubMixin
 from jaxtyping import Float
 from shared_core import hub
 from shared_core.data.preprocess import Preprocess
-from shared_core.run.atomic import write_json
+from shared_core.run.atomic import read_json, write_json
 from shared_core.run.command import short_name
 from shared_core.run.weights import read_weights, save_weights
 from torch import Tensor, nn
@@ -171,7 +170,7 @@ class DistilledNet(nn.Module, ModelHubMixin):
 
 def result_of(run: Path, cell: Path, which: Which = "last") -> dict[str, Any]:
     """What of a run's result.json a card needs: the comparison of the run, and this training's own accuracy."""
-    whole, own = (json.loads((folder / "result.json").read_text(encoding="utf-8")) for folder in (run, cell))
+    whole, own = (read_json(folder / "result.json") for folder in (run, cell))
     wanted = (
         "method",
         "dataset",

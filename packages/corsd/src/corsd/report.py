@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from shared_core.run.atomic import read_json
 from shared_core.run.device import choose_device
 from shared_core.run.folder import RunFolder
 from shared_core.run.report import (
@@ -14,10 +15,11 @@ from shared_core.run.report import (
     text,
     write_report,
 )
+from shared_core.run.seal import check_seal
 
 from corsd import figures, report_images, report_training
 from corsd.summary import NAMES, verdict
-from corsd.trained import cell_folders, open_test, open_trained, read_json
+from corsd.trained import cell_folders, open_test, open_trained
 
 
 def report(run: Path) -> Path:
@@ -28,6 +30,9 @@ def report(run: Path) -> Path:
     """
     folder = RunFolder(run)
     cells = [(read_json(cell / "result.json"), cell) for cell in cell_folders(run) if _finished(cell)]
+    check_seal(run)
+    for _, cell in cells:
+        check_seal(cell)
     result = read_json(folder.result)
     trained = open_trained(cells[0][1])
     device = choose_device(trained.config.device)

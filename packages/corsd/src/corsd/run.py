@@ -16,11 +16,11 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from shared_core.ops.gather import rank
-from shared_core.run.atomic import write_json
 from shared_core.run.config import user_errors
 from shared_core.run.folder import RunFolder
 from shared_core.run.metrics import MetricsLog, cut_back
 from shared_core.run.result import check_result
+from shared_core.run.seal import seal, unseal, write_sealed
 
 from corsd import train
 from corsd.config import TrainConfig
@@ -55,7 +55,8 @@ def run(config: TrainConfig, out: Path, resume: bool = False) -> dict[str, Any]:
     result = summarise(results)
     if is_main():
         check_result(result, schema())
-        write_json(out / "result.json", {**results[0], **result} if len(cells) == 1 else result)
+        seal(out, ["metrics.jsonl"])
+        write_sealed(out / "result.json", {**results[0], **result} if len(cells) == 1 else result)
         report(out)
     return result
 
@@ -65,7 +66,9 @@ def train_cells(config: TrainConfig, cells: list[Cell], out: Path, resume: bool)
     with RunFolder(out) as folder:
         if is_main() and not (resume and folder.finished()):
             folder.open(config, resume)
-        cut_back(folder.metrics, 0) if is_main() else None
+        if is_main():
+            unseal(out, [folder.metrics.name])
+            cut_back(folder.metrics, 0)
         results = []
         for number, cell in enumerate(cells, start=1):
             results.append(train.train_cell(cell.config, cell.seed, cell.folder, resume))

@@ -11,7 +11,6 @@ A *cell* is one method with one seed: an ordinary run folder.  A run of several 
 This file is the recipe and nothing else; your own loop needs only :class:`corsd.Distiller`.
 """
 
-import json
 import math
 import os
 import time
@@ -26,10 +25,11 @@ from shared_core.data.loader import make_loader
 from shared_core.data.sampling import Batches, Plan, shuffled_plan
 from shared_core.ops.gather import rank, world_size
 from shared_core.run import checkpoint
-from shared_core.run.atomic import write_json
+from shared_core.run.atomic import read_json, write_json
 from shared_core.run.folder import RunFolder
 from shared_core.run.guard import FiniteGuard
 from shared_core.run.metrics import MetricsLog, cut_back
+from shared_core.run.seal import check_seal, seal, write_sealed
 from shared_core.run.stop import StopFlag
 from shared_core.run.weights import read_weights, save_weights
 from torch import Tensor, nn
@@ -46,6 +46,11 @@ from corsd.pairs import class_pair_plan, last_batch_plan, triplet_plan
 
 PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 NOISE = (0.05, 0.1)
+FILES = (
+    *("config.yaml", "metrics.jsonl", "preprocess.json"),
+    *("net.safetensors", "net-best.safetensors", "exits.safetensors"),
+)
+"""What a finished training is read from; sealed, so that a damaged file is told from a result."""
 
 
 def train_cell(config: TrainConfig, seed: int, out: Path, resume: bool = False) -> dict[str, Any]:
@@ -59,7 +64,8 @@ def train_cell(config: TrainConfig, seed: int, out: Path, resume: bool = False) 
     """
     folder = RunFolder(out)
     if resume and folder.finished():
-        return json.loads(folder.result.read_text())
+        check_seal(out)
+        return read_json(folder.result)
     if config.device not in ("auto", "cpu"):
         os.environ.setdefault("ACCELERATE_TORCH_DEVICE", config.device)
     accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=PRECISION[config.precision])
@@ -112,8 +118,7 @@ def _train(
     step = 0
     if resume and checkpoint.latest(folder.checkpoints):
         found = checkpoint.load(folder.checkpoints)
-        for name, part in saved.items():
-            part.load_state_dict(found.tensors[name])
+        checkpoint.restore(found, saved)
         step, state = found.step, found.state
         checkpoint.set_rng_state(state["rng"])
     if main:
@@ -218,7 +223,8 @@ def _train(
         }
     if main:
         write_json(out / "preprocess.json", {**data.preprocess.record(), "class_names": data.class_names})
-        write_json(folder.result, result)
+        seal(out, FILES)
+        write_sealed(folder.result, result)
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     return result

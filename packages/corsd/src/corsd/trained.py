@@ -7,7 +7,9 @@ import torch
 from shared_core.data.open import ArrayImages, check_labels, labels_of
 from shared_core.data.preprocess import Preprocess, fitted
 from shared_core.run import checkpoint
+from shared_core.run.atomic import read_json
 from shared_core.run.config import load_yaml
+from shared_core.run.seal import check_seal
 from shared_core.run.weights import read_weights
 from torch import nn
 from torch.utils.data import Dataset
@@ -38,10 +40,12 @@ def open_trained(folder: Path, which: Which = "last") -> Trained:
     """The net of a run folder with one training; "best" is the one that was best on the validation set.
 
     Raises:
-        ValueError: the folder holds no finished training, or none that held a validation set out.
+        ValueError: the folder holds no finished training, or none that held a validation set out, or a file of it
+            is not what the training wrote.
     """
     if not (folder / "preprocess.json").is_file():
         raise ValueError(f"{folder} holds no finished training: start one with corsd train, or --resume it")
+    check_seal(folder)
     config = load_yaml(TrainConfig, folder / "config.yaml")
     record = read_json(folder / "preprocess.json")
     names = record.pop("class_names")
@@ -110,9 +114,3 @@ def open_distiller(trained: Trained) -> Distiller | None:
         return None
     distiller.load_state_dict(checkpoint.load(trained.folder / "checkpoints").tensors["method"])
     return distiller.eval()
-
-
-def read_json(path: Path) -> dict:
-    import json
-
-    return json.loads(path.read_text(encoding="utf-8"))

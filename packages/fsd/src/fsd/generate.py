@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from shared_core.run import checkpoint
-from shared_core.run.atomic import write_bytes, write_json
+from shared_core.run.atomic import write_bytes
+from shared_core.run.checkpoint import CheckpointError
 from shared_core.run.folder import RunFolder
 from shared_core.run.metrics import MetricsLog, cut_back
+from shared_core.run.seal import seal, write_sealed
 from shared_core.run.stop import StopFlag
 from tqdm import tqdm
 
@@ -35,6 +37,11 @@ from fsd.step import gradient_norm, take_step
 from fsd.turntable import to_bytes, turntable_frames, write_video
 
 GREY = 0.5
+FILES = (
+    *("config.yaml", "metrics.jsonl", "scene.safetensors", "scene.json", "mesh.glb"),
+    *("views.png", "depth.png", "normal.png", "progress.png", "turntable.mp4", "turntable.gif"),
+)
+"""What a finished object is read from; sealed, so that a damaged file is told from a result."""
 
 
 def generate(
@@ -69,7 +76,8 @@ def generate(
             "prior": config.prior,
             "seed": seed,
         }
-        write_json(folder.path / "object.json", {**identity, "steps": config.steps, **about})
+        seal(folder.path, FILES)
+        write_sealed(folder.path / "object.json", {**identity, "steps": config.steps, **about})
         if stop.stopped:
             raise SystemExit(stop.exit_code)
     return scene
@@ -102,11 +110,15 @@ def _optimise(
     step = 0
     if checkpoint.latest(folder.checkpoints):
         found = checkpoint.load(folder.checkpoints)
-        for name, part in saved.items():
-            part.load_state_dict(found.tensors[name])
-        for name, generator in generators.items():
-            if generator is not None:
-                generator.set_state(found.state["generators"][name])
+        checkpoint.restore(found, saved)
+        try:
+            for name, generator in generators.items():
+                if generator is not None:
+                    generator.set_state(found.state["generators"][name])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the checkpoint {found.path} holds no state of the generators: {error}"
+            ) from error
         step, state = found.step, found.state
     cut_back(folder.metrics, step)
     pictures = _earlier_pictures(folder.path / "progress.png", step // config.picture_every)
@@ -207,7 +219,11 @@ def _described(prior: Prior, views: torch.Tensor, cameras: Any) -> dict[str, Any
 
 def _earlier_pictures(path: Path, count: int) -> list[np.ndarray]:
     """The pictures that an interrupted object left, up to the checkpoint."""
-    return list(squares(path)[:count]) if count and path.is_file() else []
+    try:
+        return list(squares(path)[:count]) if count and path.is_file() else []
+    except ValueError:
+        # Damaged: the object does not depend on it, and goes on without its first pictures.
+        return []
 
 
 def _shown_depth(view: Render) -> torch.Tensor:

@@ -4,7 +4,6 @@
 ...     print(item.prompt, item.guidance, item.seed, item.about["seconds"])
 """
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
+from shared_core.run.atomic import read_json
 from shared_core.run.config import load_yaml
+from shared_core.run.seal import check_seal
 
 from fsd.config import GenerateConfig
 
@@ -37,11 +38,13 @@ class Failed(NamedTuple):
 def finished(run: str | os.PathLike[str]) -> list[Finished]:
     """All objects of a run that are done: prompts and guidance methods in the order of its config.yaml, then seeds.
 
-    Raises ValueError where the folder holds no run of `fsd generate`, or an object.json that is broken.
+    Raises ValueError where the folder holds no run of `fsd generate`, or a file that is not what the run wrote.
     """
     found = []
+    check_seal(run)
     for path in _folders(run):
         if (path / "object.json").is_file():
+            check_seal(path)
             about = _read(path / "object.json")
             found.append(Finished(path, about["prompt"], about["guidance"], about["seed"], about))
     order = _order(Path(run))
@@ -65,12 +68,15 @@ def groups(objects: list[Finished]) -> dict[tuple[str, str], list[Finished]]:
 def squares(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "n h h 3"]:
     """The squares that stand side by side in one row of a PNG.
 
-    Raises ValueError where the width is no multiple of the height.
+    Raises ValueError where the width is no multiple of the height, or the file is damaged.
     """
     from PIL import Image
 
-    with Image.open(path) as opened:
-        picture = np.asarray(opened.convert("RGB"))
+    try:
+        with Image.open(path) as opened:
+            picture = np.asarray(opened.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
     height, width = picture.shape[:2]
     if width % height:
         raise ValueError(
@@ -88,7 +94,7 @@ def _folders(run: str | os.PathLike[str]) -> list[Path]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except ValueError as error:
         raise ValueError(f"{path} is broken ({error}); delete it and generate the object again") from error
 

@@ -23,6 +23,7 @@ from shared_core.run.checkpoint import CheckpointError
 from shared_core.run.device import choose_device
 from shared_core.run.folder import RunFolder, RunFolderError
 from shared_core.run.result import check_result
+from shared_core.run.seal import write_sealed
 from shared_core.run.stop import StopFlag
 
 from fsd.build import build_prior, encode_texts, set_threads
@@ -120,7 +121,7 @@ def finish(out: Path) -> dict[str, Any]:
 
     result = evaluate(out)
     check_result(result, schema())
-    write_json(out / "result.json", result)
+    write_sealed(out / "result.json", result)
     report(out)
     return result
 

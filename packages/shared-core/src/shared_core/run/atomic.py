@@ -17,8 +17,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp allows the owner only; a result is as readable as any new file.
-        os.chmod(temporary, 0o666 & ~_umask())
+        make_readable(temporary)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -36,6 +35,17 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A record that `write_json` wrote.  Raises ValueError naming a file that is missing or damaged."""
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise ValueError(f"it holds a {type(record).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    return record
+
+
 def write_yaml(path: str | os.PathLike[str], values: Any) -> None:
     """Plain values as YAML, in their order; `yaml.safe_load` gives them back."""
     import yaml
@@ -45,6 +55,11 @@ def write_yaml(path: str | os.PathLike[str], values: Any) -> None:
         # YAML takes these for ends of lines: written as they are they would come back as others.
         text = yaml.safe_dump(values, sort_keys=False)
     write_text(path, text)
+
+
+def make_readable(path: str | os.PathLike[str]) -> None:
+    """Gives a file that only its owner may read the rights of any new file: mkstemp and safetensors make such."""
+    os.chmod(path, 0o666 & ~_umask())
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:

@@ -10,9 +10,10 @@ leaves the older checkpoints as they were.  Nothing that is loaded can hold code
 
     >>> save("runs/a/checkpoints", step, {"model": net, "optimizer": optimizer}, {"rng": rng_state()})
     >>> found = load("runs/a/checkpoints")
-    >>> net.load_state_dict(found.tensors["model"]); optimizer.load_state_dict(found.tensors["optimizer"])
+    >>> restore(found, {"model": net, "optimizer": optimizer})
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -32,7 +33,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from shared_core.ops.gather import rank
-from shared_core.run.atomic import sync_folder
+from shared_core.run.atomic import make_readable, sync_folder
 
 
 class Checkpoint(NamedTuple):
@@ -86,6 +87,13 @@ def save(
         _give_up(temporary, aside, target)
         sentence = f"the checkpoint of step {step} was not saved, older ones are intact: {error.strerror}"
         raise OSError(error.errno, sentence, str(target)) from error
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        _give_up(temporary, aside, target)
+        if isinstance(error, CheckpointError) or not _is_disk(error):
+            raise
+        # The writers of torch and safetensors have no OSError of their own.
+        sentence = f"the checkpoint of step {step} was not saved, older ones are intact: {_first_line(error)}"
+        raise OSError(errno.EIO, sentence, str(target)) from error
     except BaseException:
         _give_up(temporary, aside, target)
         raise
@@ -109,15 +117,34 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     reason = _fault(path)
     if reason:
         raise CheckpointError(f"the checkpoint {path} is broken: {reason}")
-    meta = json.loads((path / "meta.json").read_text())
     packed = _load_plain(path / "state.pt")
-    tensors = {
-        name: load_file(path / f"{name}.safetensors")
-        if f"{name}.safetensors" in meta["files"]
-        else packed["modules"][name]
-        for name in meta["modules"]
-    }
-    return Checkpoint(path, meta["step"], tensors, packed["state"])
+    try:
+        meta = json.loads((path / "meta.json").read_text())
+        tensors = {
+            name: load_file(path / f"{name}.safetensors")
+            if f"{name}.safetensors" in meta["files"]
+            else packed["modules"][name]
+            for name in meta["modules"]
+        }
+        return Checkpoint(path, meta["step"], tensors, packed["state"])
+    except (OSError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"the checkpoint {path} does not hold together: {error!r}") from error
+
+
+def restore(found: Checkpoint, modules: Mapping[str, Any]) -> None:
+    """Gives each of `modules` the state that it had in `save`.  Raises CheckpointError for one that does not fit."""
+    for name, module in modules.items():
+        if name not in found.tensors:
+            raise CheckpointError(
+                f"the checkpoint {found.path} holds no {name}: another run or version wrote it"
+            )
+        try:
+            module.load_state_dict(found.tensors[name])
+        # Whatever an optimizer or a schedule stumbles over in a state that is not its own.
+        except Exception as error:
+            raise CheckpointError(
+                f"the checkpoint {found.path} does not fit {name}: {_first_line(error)}"
+            ) from error
 
 
 def latest(folder: str | os.PathLike[str]) -> Path | None:
@@ -140,12 +167,17 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Puts back what `rng_state` gave; GPUs only if there are as many as then."""
-    torch.set_rng_state(state["torch"])
-    if len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
+    """Puts back what `rng_state` gave; GPUs only if there are as many as then.  Raises CheckpointError for another."""
+    try:
+        torch.set_rng_state(state["torch"])
+        if len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["cuda"])
+        version, numbers, gauss = state["python"]
+        random.setstate((version, tuple(numbers), gauss))
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise CheckpointError(
+            f"the checkpoint holds no state of the generators: {_first_line(error)}"
+        ) from error
 
 
 def _write(folder: Path, step: int, modules: Mapping[str, Any], state: dict[str, Any]) -> None:
@@ -158,6 +190,7 @@ def _write(folder: Path, step: int, modules: Mapping[str, Any], state: dict[str,
             # Cloned, because safetensors refuses tied weights, which a state dict may hold under two names.
             plain = {key: value.detach().cpu().clone().contiguous() for key, value in values.items()}
             save_file(plain, folder / f"{name}.safetensors")
+            make_readable(folder / f"{name}.safetensors")
         else:
             other[name] = values
     torch.save({"modules": other, "state": state}, folder / "state.pt")
@@ -185,8 +218,20 @@ def _load_plain(path: Path) -> dict[str, Any]:
             f"{path} holds {found}, which is more than plain values and tensors and could run code: "
             "it is not loaded; save numbers, text, lists, dicts and tensors"
         ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    # Whatever the bytes of a stranger make torch's reader stumble over.
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be read: {_first_line(error)}") from error
+
+
+def _is_disk(error: Exception) -> bool:
+    """Whether a writer that has no OSError of its own says that the file could not be written."""
+    return isinstance(error, safetensors.SafetensorError) or any(
+        word in str(error) for word in ("PytorchStreamWriter", "file write failed", "inline_container")
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _fault(path: Path) -> str | None:
@@ -206,7 +251,7 @@ def _fault(path: Path) -> str | None:
         wrong = [name for name in meta["modules"] if not _NAME.fullmatch(name)]
         if wrong:
             return f"meta.json names modules {wrong}, which cannot be file names"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"meta.json: {type(error).__name__}: {error}"
     return None
 

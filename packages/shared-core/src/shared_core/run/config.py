@@ -12,6 +12,7 @@ import contextlib
 import io
 import os
 import re
+import reprlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,6 +52,9 @@ def load_yaml(cls: type[C], path: str | os.PathLike[str], default: C | None = No
         raise ConfigError(f"cannot read the configuration {path}: {reason}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {_one_line(error)}") from error
+    except (RecursionError, ValueError) as error:
+        # Lists within lists without end; a date such as 2024-99-99, which YAML makes of it by itself.
+        raise ConfigError(f"{path} is not a configuration: {_one_line(error)}") from error
     if values is None:
         values = {}
     if not isinstance(values, dict):
@@ -94,9 +98,9 @@ def parse_config(cls: type[C], arguments: Sequence[str], prog: str, default: C |
 def run_commands(prog: str, commands: Mapping[str, Command], arguments: Sequence[str] | None = None) -> int:
     """`prog COMMAND ...`: calls the command with the arguments after its name; returns the exit code.
 
-    0 done, 1 failed (with a traceback), 2 wrong usage or configuration (at most three lines), 130
-    interrupted.  A command may return another code.  `prog` alone and `prog --help` list the
-    commands by the first line of their docstrings.
+    0 done, 1 failed (with a traceback, but for what the disk or the memory refused), 2 wrong usage or configuration
+    (at most three lines), 130 interrupted.  A command may return another code.  `prog` alone and `prog --help` list
+    the commands by the first line of their docstrings.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -114,6 +118,10 @@ def run_commands(prog: str, commands: Mapping[str, Command], arguments: Sequence
         return 2
     except KeyboardInterrupt:
         return 130
+    except (OSError, MemoryError) as error:
+        # The disk, the rights or the memory of the machine: a traceback would say no more.
+        print(f"{prog}: {_one_line(error) or 'not enough memory'}", file=sys.stderr)
+        return 1
     except Exception:
         traceback.print_exc()
         return 1
@@ -217,5 +225,6 @@ def _one_line(error: Exception) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    # reprlib: a few lines of YAML that refer to each other can stand for gigabytes of text.
+    text = reprlib.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

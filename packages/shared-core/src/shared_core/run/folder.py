@@ -15,12 +15,9 @@ from typing import IO, Any
 import yaml
 
 from shared_core.run.atomic import write_json, write_yaml
+from shared_core.run.seal import RunFolderError, check_seal, seal
 
 __all__ = ["RunFolder", "RunFolderError", "write_json"]
-
-
-class RunFolderError(ValueError):
-    """The folder cannot be used for this run; the message says why and what to do."""
 
 
 class RunFolder:
@@ -53,6 +50,7 @@ class RunFolder:
                 self._check_earlier(values, resume, ignore)
             else:
                 write_yaml(self.config, values)
+                seal(self.path, [self.config.name])
             self._write_environment()
         except BaseException:
             self.close()
@@ -86,7 +84,13 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path} holds an unfinished run: resume it (--resume), or choose another folder"
             )
-        earlier = yaml.safe_load(self.config.read_text(encoding="utf-8")) or {}
+        check_seal(self.path, [self.config.name])
+        try:
+            earlier = yaml.safe_load(self.config.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            raise RunFolderError(
+                f"{self.config} cannot be read: put back a good copy, or start the run anew"
+            ) from error
         changed = _differences(earlier, values, ignore)
         if changed:
             raise RunFolderError(

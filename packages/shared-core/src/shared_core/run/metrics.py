@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shared_core.run.atomic import write_bytes
+from shared_core.run.seal import RunFolderError
 from shared_core.run.trackers import open_tracker
 
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -61,26 +62,38 @@ class MetricsLog:
 def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """All whole lines; a last line that was torn by a kill is left out.
 
-    Raises ValueError for a broken line before the last.
+    Raises RunFolderError, a ValueError, for a broken line before the last.
     """
     records = []
     lines = Path(path).read_bytes().split(b"\n")
     for number, line in enumerate(lines[:-1], start=1):
-        try:
-            records.append(_restored(json.loads(line)))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}, is not a line of metrics: {error}") from error
+        records.append(_restored(_record(path, number, line)))
     return records
 
 
 def cut_back(path: str | os.PathLike[str], step: int) -> None:
-    """Drops the lines of steps after `step` and a torn last line; atomic.  A missing file stays missing."""
+    """Drops the lines of steps after `step` and a torn last line; atomic.  A missing file stays missing.
+
+    Raises RunFolderError, a ValueError, for a broken line before the last.
+    """
     path = Path(path)
     if not path.exists():
         return
     lines = path.read_bytes().split(b"\n")[:-1]
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    kept = [line for number, line in enumerate(lines, 1) if _record(path, number, line)["step"] <= step]
     write_bytes(path, b"".join(line + b"\n" for line in kept))
+
+
+def _record(path: str | os.PathLike[str], number: int, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise ValueError("it has no step")
+    except (ValueError, RecursionError) as error:
+        raise RunFolderError(
+            f"{path}, line {number}, is not a line of metrics: {error}; put back a good copy, or delete the line"
+        ) from error
+    return record
 
 
 def _plain(value: Any) -> Any:

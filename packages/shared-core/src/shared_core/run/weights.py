@@ -3,6 +3,7 @@
 For weights from elsewhere, whose last layer may be another, see `shared_core.nets.load_weights`.
 """
 
+import errno
 import os
 from pathlib import Path
 
@@ -10,13 +11,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from shared_core.run.atomic import make_readable
+
 
 def save_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
     """The module's own state dict as safetensors, whole or not at all; tensors that it shares once."""
     path = Path(path)
     temporary = path.with_suffix(".tmp")
-    save_model(module, str(temporary))
-    os.replace(temporary, path)
+    try:
+        save_model(module, str(temporary))
+        make_readable(temporary)
+        os.replace(temporary, path)
+    except SafetensorError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(errno.EIO, f"the weights were not saved: {error}", str(path)) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
