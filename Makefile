@@ -20,7 +20,7 @@ endif
 folders := $(if $(P),packages/$(P)/tests,packages tests)
 shapes := --jaxtyping-packages=shared_core,corsd,fsd,calib,beartype.beartype
 
-.PHONY: help demo test check bench wheels docs clean
+.PHONY: help demo test check bench wheels docs release clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -51,6 +51,9 @@ wheels: .venv/.ready  ## build the packages, inspect them, install each alone an
 
 docs: .venv/.ready  ## build the documentation into site/
 	@$(py) tools/docs.py
+
+release: .venv/.ready  ## rehearse a release on this machine; nothing is published
+	@$(py) tools/rehearse.py $(P)
 
 clean:  ## remove the environments and what was built (runs/ stays)
 	rm -rf .venv .uv dist site

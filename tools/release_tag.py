@@ -2,7 +2,7 @@
 
     python tools/release_tag.py corsd-v1.2.3 [ROOT]
 
-Prints `distribution=` and `module=` lines for the workflow's outputs; 1 with a sentence if they do not agree.
+Prints `folder=`, `distribution=` and `module=` lines for the workflow; 1 with a sentence if they do not agree.
 """
 
 import re
@@ -30,6 +30,7 @@ def release(tag: str, root: Path) -> dict[str, str]:
             raise ValueError(f"the changelog of {match['name']} has no released section {match['version']}")
         backend = document["tool"]["uv"].get("build-backend", {})
         return {
+            "folder": file.parent.name,
             "distribution": match["name"],
             "module": backend.get("module-name", match["name"].replace("-", "_")),
         }

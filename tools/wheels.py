@@ -22,7 +22,7 @@ BIN = Path(sys.executable).parent
 PACKAGES = {
     "shared-core": ("shared_core", "shared_core", 200),
     "corsd": ("corsd", "corsd", 200),
-    "fsd": ("fsd", "fsd", 4000),  # room for an embedded prior
+    "fsd": ("fsd", "fsd", 20_000),  # two embedded priors
     "calib": ("calib_uda", "calib", 200),
 }
 
@@ -83,9 +83,8 @@ def try_alone(folder: str, pins: Path, scratch: Path) -> None:
     run(python, "-I", ROOT / "tools/smoke_wheel.py", PACKAGES[folder][1])
 
 
-def main(chosen: list[str]) -> int:
-    """Build, inspect, install; the first fault of an install ends the program with its output."""
-    begin = time.perf_counter()
+def build() -> None:
+    """Build every wheel and sdist into dist/ and look inside; a fault ends the program."""
     run(UV, "build", "--all-packages", "--no-sources", "--clear", "--out-dir", DIST)
     files = [built(folder, suffix) for folder in PACKAGES for suffix in (".whl", ".tar.gz")]
     run(BIN / "twine", "check", "--strict", *files)
@@ -95,11 +94,24 @@ def main(chosen: list[str]) -> int:
         faults += faults_of_wheel(built(folder, ".whl"), module, kilobytes)
         faults += faults_of_sdist(built(folder, ".tar.gz"))
     if faults:
-        print("\n".join(faults), file=sys.stderr)
-        return 1
-    for file in files:
-        print(f"{file.stat().st_size / 1000:6.1f} kB  {file.name}")
+        raise SystemExit("\n".join(faults))
 
+
+def sizes() -> list[str]:
+    """Kilobytes of every file in dist/, and what a wheel may have."""
+    said = []
+    for folder, (_, _, kilobytes) in PACKAGES.items():
+        for suffix, limit in ((".whl", f"  (limit {kilobytes})"), (".tar.gz", "")):
+            file = built(folder, suffix)
+            said.append(f"{file.stat().st_size / 1000:8.1f} kB  {file.name}{limit}")
+    return said
+
+
+def main(chosen: list[str]) -> int:
+    """Build, inspect, install; the first fault ends the program with its output."""
+    begin = time.perf_counter()
+    build()
+    print(*sizes(), sep="\n")
     with tempfile.TemporaryDirectory() as scratch:
         pins = Path(scratch, "pins.txt")
         run(UV, "export", "--quiet", "--frozen", "--no-emit-workspace", "--no-hashes", "-o", pins)
