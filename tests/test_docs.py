@@ -1,7 +1,9 @@
 """The site is built without a warning, says what is there, and opens in a browser at phone and desktop width."""
 
+import fcntl
 import importlib
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -17,14 +19,18 @@ DOCS = ROOT / "docs"
 PACKAGES = ("corsd", "fsd", "calib")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built once."""
-    folder = tmp_path_factory.mktemp("docs") / "site"
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tools/docs.py"), str(folder)], text=True, capture_output=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    """The site, built once, also where several processes share the tests."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    folder = shared / "site"
+    with (shared / "site.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            command = [sys.executable, str(ROOT / "tools/docs.py"), str(folder)]
+            done = subprocess.run(command, text=True, capture_output=True)
+            assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
 

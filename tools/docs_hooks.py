@@ -16,6 +16,7 @@ import os
 import re
 import types
 import typing
+import unicodedata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from pydantic import BaseModel
 
 ROOT = Path(__file__).parents[1]
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+STYLED = re.compile(r'<mi mathvariant="(script|double-struck)">([A-Z])</mi>')
 DIRECTIVE = re.compile(r"^<!-- (help|settings|names): (.+?) -->$", re.MULTILINE)
 
 
@@ -75,7 +77,17 @@ def math_ml(latex: str, block: bool) -> str:
         raise PluginError(f"latex2mathml does not know a command of {latex.strip()!r}")
     # A tilde would else float far above its letter.
     text = text.replace("<mover><", '<mover accent="true"><')
+    text = STYLED.sub(lambda found: f"<mi>{styled_letter(found[1], found[2])}</mi>", text)
     return text if block else f'<span class="inline-math">{text}</span>'
+
+
+def styled_letter(style: str, letter: str) -> str:
+    """A letter of its own: browsers pass over MathML's `mathvariant`."""
+    name = f"{style.upper()} CAPITAL {letter}"
+    try:
+        return unicodedata.lookup(f"MATHEMATICAL {name}")
+    except KeyError:  # a few are older than the others and have the plain name
+        return unicodedata.lookup(name)
 
 
 def help_text(command: str) -> str:
@@ -154,5 +166,5 @@ def first_sentence(home: str, name: str, thing: Any) -> str:
     if not written:
         raise PluginError(f"{home} has no docstring")
     paragraph = " ".join(written.split("\n\n")[0].split())
-    sentence = re.split(r"(?<=[.;:])\s", re.sub(r":\w+:(?=`)", "", paragraph))[0]
+    sentence = re.split(r"(?<=[.;])\s", re.sub(r":\w+:(?=`)", "", paragraph))[0]
     return sentence.rstrip(".;:").replace("|", "\\|")
