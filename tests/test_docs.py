@@ -169,7 +169,8 @@ def test_the_search_works_from_the_disk(site: Path, browser_path: str) -> None:
     with load_tool().chromium(browser_path) as browser:
         tab = browser.new_page(viewport={"width": 1280, "height": 900})
         tab.goto((site / "index.html").as_uri())
-        tab.fill("input[name=query]", "triplet hinge")
+        tab.click("input[name=query]")
+        tab.keyboard.type("triplet hinge")  # the search listens to keys
         tab.wait_for_selector(".md-search-result__item", timeout=20_000)
         shown = tab.inner_text(".md-search-result__list")
     assert "CORSD" in shown
