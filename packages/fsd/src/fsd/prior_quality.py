@@ -181,6 +181,8 @@ def by_flow(
 class OwnNoise(nn.Module):
     """A noise of its own for every picture of a batch."""
 
+    noise: Tensor
+
     def __init__(self, noise: Float[Tensor, "b c h w"]) -> None:
         super().__init__()
         self.register_buffer("noise", noise)
