@@ -211,7 +211,7 @@ def adapt(
             accelerator.wait_for_everyone()
             if resume and checkpoint.latest(folder.checkpoints):
                 found = checkpoint.load(folder.checkpoints)
-                checkpoint.restore(found, saved)
+                checkpoint.restore(found, saved, ("seconds", "rng"))
                 step, state = found.step, found.state
                 checkpoint.set_rng_state(state["rng"])
             if main:

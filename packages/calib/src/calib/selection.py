@@ -16,6 +16,8 @@ class Selection:
             long as there is no other.
     """
 
+    STATE = ("kept_before", "score", "step", "validators", "weights")
+
     def __init__(self, by: str, source_tolerance: float) -> None:
         self.by, self.source_tolerance = by, source_tolerance
         self.kept_before: float | None = None
@@ -38,10 +40,9 @@ class Selection:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the rule, for the checkpoint."""
-        names = ("kept_before", "score", "step", "validators", "weights")
-        return deepcopy({name: getattr(self, name) for name in names})
+        return deepcopy({name: getattr(self, name) for name in self.STATE})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Puts back what `state_dict` gave."""
-        for name, value in state.items():
-            setattr(self, name, deepcopy(value))
+        """Puts back what `state_dict` gave.  Raises KeyError for the state of something else."""
+        for name in self.STATE:
+            setattr(self, name, deepcopy(state[name]))

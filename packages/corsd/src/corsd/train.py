@@ -29,7 +29,7 @@ from shared_core.run.atomic import read_json, write_json
 from shared_core.run.folder import RunFolder
 from shared_core.run.guard import FiniteGuard
 from shared_core.run.metrics import MetricsLog, cut_back
-from shared_core.run.seal import check_seal, seal, write_sealed
+from shared_core.run.seal import check_seal, seal, unseal, write_sealed
 from shared_core.run.stop import StopFlag
 from shared_core.run.weights import read_weights, save_weights
 from torch import Tensor, nn
@@ -118,7 +118,7 @@ def _train(
     step = 0
     if resume and checkpoint.latest(folder.checkpoints):
         found = checkpoint.load(folder.checkpoints)
-        checkpoint.restore(found, saved)
+        checkpoint.restore(found, saved, ("seconds", "best", "rng"))
         step, state = found.step, found.state
         checkpoint.set_rng_state(state["rng"])
     if main:
@@ -190,7 +190,9 @@ def _train(
                 if score > state["best"]:
                     state.update(best=score, best_step=step)
                     if main:
+                        unseal(out, ["net-best.safetensors"])
                         save_weights(net, out / "net-best.safetensors")
+                        seal(out, ["net-best.safetensors"])
             stopped = stop.agreed()
             if stopped or step % config.checkpoint_every == 0 or step == steps:
                 save()
@@ -215,6 +217,7 @@ def _train(
         if getattr(method, "exits", None) is not None:
             save_weights(method.exits, out / "exits.safetensors")
     if data.validation is not None:
+        check_seal(out, ["net-best.safetensors"])
         read_weights(net, out / "net-best.safetensors")
         result |= {
             "validation_best": state["best"],

@@ -110,7 +110,7 @@ def _optimise(
     step = 0
     if checkpoint.latest(folder.checkpoints):
         found = checkpoint.load(folder.checkpoints)
-        checkpoint.restore(found, saved)
+        checkpoint.restore(found, saved, ("seconds", "calls", "memory", "generators"))
         try:
             for name, generator in generators.items():
                 if generator is not None:

@@ -65,6 +65,9 @@ def run(config: GenerateConfig, out: Path, resume: bool = False) -> dict[str, An
     if resume and any(path.is_file() for path in given_up):
         # What failed is tried again, so the run is not finished.
         folder.result.unlink(missing_ok=True)
+    if resume and folder.finished() and not folder.report.is_file():
+        # Killed between the result and its page.
+        return finish(out)
     with folder.open(config, resume=resume, ignore=("jobs", "device", "threads")), StopFlag() as stop:
         for path in given_up:
             path.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,8 +131,16 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         raise CheckpointError(f"the checkpoint {path} does not hold together: {error!r}") from error
 
 
-def restore(found: Checkpoint, modules: Mapping[str, Any]) -> None:
-    """Gives each of `modules` the state that it had in `save`.  Raises CheckpointError for one that does not fit."""
+def restore(found: Checkpoint, modules: Mapping[str, Any], needs: Sequence[str] = ()) -> None:
+    """Gives each of `modules` the state that it had in `save`; `needs` are names that the other state must hold.
+
+    Raises CheckpointError for what does not fit.
+    """
+    missing = [name for name in needs if not isinstance(found.state, dict) or name not in found.state]
+    if missing:
+        raise CheckpointError(
+            f"the checkpoint {found.path} holds no {', '.join(missing)}: another version wrote it"
+        )
     for name, module in modules.items():
         if name not in found.tensors:
             raise CheckpointError(
