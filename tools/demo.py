@@ -18,7 +18,7 @@ from pathlib import Path
 FOLDER = Path("runs/demo")
 DEMOS = {  # distribution folder: arguments of the method's command, up to --out
     "corsd": ["corsd", "train", "--preset", "digits"],
-    "fsd": ["fsd", "generate", "--preset", "bank"],
+    "fsd": ["fsd", "generate", "--preset", "embedded"],
     "calib": ["calib", "adapt", "--preset", "digits"],
 }
 PAGE = """<!doctype html>

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fsd.cli import main
 from fsd.evaluate import as_text
 from fsd.metrics import frechet_distance, inception_score
 from fsd.paper_metrics import PAPER_COLUMNS, inception_features, load_clip, load_inception, paper_metrics
@@ -24,7 +25,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / "objects" / f"a-mug-fsd-seed{seed}"
         path.mkdir(parents=True)
         Image.fromarray(np.concatenate(list(views), 1)).save(path / "views.png")
-        (path / "object.json").write_text(json.dumps({"prompt": "a mug", "guidance": "fsd", "seed": seed}))
+        unknown = ("label", "labels", "view_consistency", "quality", "peak_memory_gb")
+        about = {
+            "prompt": "a mug",
+            "guidance": "fsd",
+            "seed": seed,
+            "prior": "",
+            "network_calls": 1,
+            "seconds": 1.0,
+        }
+        (path / "object.json").write_text(json.dumps({**about, **dict.fromkeys(unknown)}))
     return folder
 
 
@@ -103,3 +113,16 @@ def test_what_is_no_network_is_refused(run: Path, inception: Path, tmp_path: Pat
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     with pytest.raises(ValueError, match="no folder of a CLIPModel"):
         load_clip(tmp_path)
+
+
+def test_the_command_line_measures_them_where_the_weights_are_named(
+    run: Path, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(run), "--clip", str(clip)]) == 0
+    assert "CLIP score" in capsys.readouterr().out
+    stored = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    assert stored["paper"]["methods"][0]["clip_score"] == pytest.approx(
+        paper_metrics(run, clip)["methods"][0]["clip_score"]
+    )
+    assert main(["evaluate", str(run), "--inception", str(run / "no.safetensors")]) == 2
+    assert "no.safetensors" in capsys.readouterr().err

@@ -12,16 +12,17 @@ import fsd.train_prior as trainer
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from diffusers import StableDiffusionPipeline
 from fsd.cameras import place, turntable
 from fsd.cli import main
 from fsd.prior_config import PriorConfig, tiny
 from fsd.prior_pictures import Album
 from fsd.priors.diffusers import DiffusersPrior
-from fsd.priors.embedded import build_pipeline, word_tokenizer
 from fsd.priors.multiview import MultiViewPrior, camera_numbers, open_prior
+from fsd.priors.pixel_pipeline import build_pipeline, word_tokenizer
 from fsd.sampling import ddim, several
-from fsd.train_prior import average, rate, train_prior
+from fsd.train_prior import average, rate, start_from, train_prior
 from fsd.world.captions import vocabulary
 from safetensors.torch import load_file
 from shared_core.run.checkpoint import load
@@ -300,6 +301,41 @@ def test_training_and_prior_are_told_the_same_of_a_camera(tmp_path: Path) -> Non
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError, match=r"'loss' is .* at step \d+"):
         train_prior(quick(learning_rate=1e30, warmup=0, clip_norm=1e30), tmp_path)
+
+
+def test_a_multi_view_network_starts_as_the_camera_free_one(runs: dict[str, Path]) -> None:
+    torch.manual_seed(1)
+    fresh = build_pipeline(WORDS, True, (8, 16), 1, 8, 16)
+    start_from(str(runs["camera-free"] / "pipeline"), fresh)
+    alone = open_prior(runs["camera-free"] / "pipeline", view_words=False)
+    joined = MultiViewPrior(fresh, views=1)
+    x = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    cameras = turntable(3)
+    expected, found = (
+        prior.predict_noise(x, 0.5, prior.condition(prior.encode_text("a red mug"), cameras), 2.0)
+        for prior in (alone, joined)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_starts_from_trained_weights_only_if_they_fit(runs: dict[str, Path], tmp_path: Path) -> None:
+    start = str(runs["camera-free"] / "pipeline")
+    with pytest.raises(
+        ValueError, match=r"camera-free/pipeline cannot be started from \(.*\); give the pipeline"
+    ):
+        train_prior(quick(channels=(8, 24), start=start), tmp_path / "wider")
+    first = train_prior(quick(start=start, steps=1, learning_rate=1e-9), tmp_path / "run")
+    assert first["loss"] < train_prior(quick(steps=1, learning_rate=1e-9), tmp_path / "scratch")["loss"]
+
+
+def test_half_precision_trains_to_the_same_loss(runs: dict[str, Path], tmp_path: Path) -> None:
+    # accelerate keeps the precision of a process; here is a second one.
+    AcceleratorState._reset_state(True)
+    half = train_prior(quick(precision="bf16"), tmp_path / "half")
+    AcceleratorState._reset_state(True)
+    whole = json.loads((runs["multi-view"] / "result.json").read_text())
+    assert half["loss"] == pytest.approx(whole["loss"], rel=0.02)
+    assert half["loss"] != whole["loss"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Flow score distillation (arXiv 2405.10988): diverse text-to-3D from a diffusion prior, for PyTorch.
 
 import fsd
-prior = fsd.DiffusersPrior.from_pretrained("path-or-hub-id")
+prior = fsd.EmbeddedPrior()                 # or fsd.DiffusersPrior.from_pretrained("path-or-hub-id")
 guide = fsd.FlowScoreDistillation(prior, noise=fsd.WorldMapNoise(seed=0))
 prompt = prior.encode_text("a red mushroom")
 out = guide(image, prompt, cameras, progress=step / steps, opacity=opacity); out.loss.backward()
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fsd.noise import ConstantNoise, RandomNoise, WorldMapNoise
     from fsd.priors.bank import RenderBank
     from fsd.priors.diffusers import DiffusersPrior
+    from fsd.priors.embedded import EmbeddedPrior
     from fsd.priors.mixture import MixturePrior
     from fsd.priors.multiview import MultiViewPrior
     from fsd.scene import Scene, grid_scene, hash_scene, load_scene
@@ -43,6 +44,7 @@ __all__ = [
     "ConsistentFlowDistillation",
     "ConstantNoise",
     "DiffusersPrior",
+    "EmbeddedPrior",
     "FlowScoreDistillation",
     "Guidance",
     "Guided",
@@ -86,6 +88,7 @@ _HOMES = {
     "WorldMapNoise": "noise",
     "SurfaceNoise": "surface_noise",
     "DiffusersPrior": "priors.diffusers",
+    "EmbeddedPrior": "priors.embedded",
     "MixturePrior": "priors.mixture",
     "MultiViewPrior": "priors.multiview",
     "Scene": "scene",

@@ -15,6 +15,8 @@ from fsd.scene import Scene, grid_scene, hash_scene
 from fsd.schedule import Schedule, schedule_named
 from fsd.surface_noise import SurfaceNoise
 
+EMBEDDED = {"embedded": "multi-view", "embedded-camera-free": "camera-free"}
+
 
 def build_prior(config: GenerateConfig, device: torch.device) -> Prior:
     """The prior that a configuration names.  Raises ValueError, or OSError, for a model that is not there."""
@@ -24,23 +26,27 @@ def build_prior(config: GenerateConfig, device: torch.device) -> Prior:
         return RenderBank(joint=config.prior == "bank")
     if not config.prior:
         raise ValueError(
-            "no prior is named: pass --prior with the folder or hub id of a diffusers pipeline, or --prior bank"
+            "no prior is named: pass --prior with the folder or hub id of a diffusers pipeline, or --prior embedded"
         )
-    from fsd.priors.multiview import open_prior
-
-    settings: dict[str, Any] = {} if config.view_words is None else {"view_words": config.view_words}
+    settings: dict[str, Any] = {
+        "views": config.views,
+        "device": device,
+        "precision": config.precision,
+        "offload": config.offload,
+        "slicing": config.slicing,
+        "image_size": config.image_size,
+    }
+    if config.view_words is not None:
+        settings["view_words"] = config.view_words
     if config.perp_neg:
         settings["perp_neg"] = True
-    return open_prior(
-        config.prior,
-        views=config.views,
-        device=device,
-        precision=config.precision,
-        offload=config.offload,
-        slicing=config.slicing,
-        image_size=config.image_size,
-        **settings,
-    )
+    if config.prior in EMBEDDED:
+        from fsd.priors.embedded import EmbeddedPrior
+
+        return EmbeddedPrior(EMBEDDED[config.prior], **settings)
+    from fsd.priors.multiview import open_prior
+
+    return open_prior(config.prior, **settings)
 
 
 def encode_texts(config: GenerateConfig, prior: Prior) -> None:

@@ -1,6 +1,6 @@
 """``fsd generate | evaluate | export | view | train-prior | report``.
 
-    fsd generate "an object" --prior bank --guidance fsd sds-annealed --seeds 0-3 --out runs/objects
+    fsd generate "a red mushroom" --guidance fsd sds-annealed --seeds 0-3 --out runs/mushrooms
     fsd generate "a red mug" --preset stable-diffusion --prior PATH-OR-HUB-ID
     fsd evaluate runs/objects
     fsd export runs/objects --out meshes/ --format obj
@@ -70,17 +70,31 @@ def evaluate(arguments: list[str]) -> int:
         "fsd", "evaluate", "Prints a table and writes evaluation.json into the run folder."
     )
     _add_run(parser)
+    parser.add_argument(
+        "--clip", type=Path, metavar="DIR", help="a CLIPModel with its processor: CLIP score too"
+    )
+    parser.add_argument(
+        "--inception",
+        type=Path,
+        metavar="FILE",
+        help="torchvision's inception_v3 as safetensors: the paper's IS and CROSS-FID too",
+    )
     given = parser.parse_args(arguments)
 
     from shared_core.run.atomic import write_json
 
     from fsd.evaluate import as_text
     from fsd.evaluate import evaluate as measure
+    from fsd.paper_metrics import PAPER_COLUMNS, paper_metrics
 
     with user_errors():
         result = measure(given.run)
+        if given.clip or given.inception:
+            result["paper"] = paper_metrics(given.run, given.clip, given.inception)
     write_json(given.run / "evaluation.json", result)
     print(as_text(result))
+    if "paper" in result:
+        print(as_text(result["paper"], PAPER_COLUMNS))
     return 0
 
 

@@ -23,11 +23,19 @@ class PriorConfig(Config):
         32, ge=1, description="Pictures per step; four of each object in the multi-view variant."
     )
     learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
+    start: str | None = Field(
+        None,
+        description="Folder of a trained pipeline whose weights to begin with, such as a camera-free one.",
+    )
     pictures: str | None = Field(
         None,
         description="Folder of drawn pictures, to share them between runs; default: in the run's folder.",
     )
     device: str = Field("auto", description="auto | cpu | cuda | cuda:N | mps")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="Of the networks' passes; bf16 is a quarter faster where the CPU has it, or on a GPU.",
+    )
     threads: int | None = Field(None, ge=1, description="Threads on a CPU.")
 
     # From here on in the YAML file only.

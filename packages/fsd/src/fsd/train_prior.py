@@ -1,13 +1,14 @@
 """Train the small text-to-image models that `fsd` brings along, on pictures of the procedural world.
 
-    fsd train-prior --variant multi-view --out runs/prior-mv
     fsd train-prior --variant camera-free --out runs/prior-2d
+    fsd train-prior --variant multi-view --start runs/prior-2d/pipeline --out runs/prior-mv
     fsd train-prior --resume runs/prior-mv --steps 60000
 
 The network learns to predict v = alpha noise - sigma image from alpha image + sigma noise (Salimans and Ho, 2022), all
 levels alike, and the text encoder with it; captions are empty now and then, for guidance.  In the multi-view variant
 the four views of an object have one level and see each other (MVDream, arXiv 2308.16512; no single pictures are mixed
-in, as these bring nothing here that the views do not show).  The folder `pipeline` of the run holds the averaged
+in, as these bring nothing here that the views do not show), and as in MVDream it starts from a camera-free network:
+that has seen as many captions in a quarter of the steps.  The folder `pipeline` of the run holds the averaged
 weights in fp16, from the first samples on: `open_prior("runs/prior-mv/pipeline")`.
 
 The learning rate is constant until the last part of the run, so that a resumed run may be made longer.  What a step
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from jaxtyping import Int
 from shared_core.run import checkpoint
@@ -42,13 +44,16 @@ from fsd.prior_config import PriorConfig
 from fsd.prior_pictures import Album, Chunk
 from fsd.prior_report import report
 from fsd.priors.diffusers import DiffusersPrior
-from fsd.priors.embedded import build_pipeline, write_pipeline
+from fsd.priors.loading import load_pipeline
 from fsd.priors.multiview import MultiViewPrior, join_views
+from fsd.priors.pixel_pipeline import build_pipeline, write_pipeline
 from fsd.sampling import ddim, several
 from fsd.turntable import to_bytes
 from fsd.world.captions import vocabulary
 
 LOSS_OVER = 50
+# What a run may be resumed with in another way; none of it says what is learnt.
+_MAY_CHANGE = ("steps", "threads", "pictures", "device", "precision")
 
 
 def train_prior(config: PriorConfig, out: Path, resume: bool = False) -> dict[str, Any]:
@@ -64,7 +69,7 @@ def train_prior(config: PriorConfig, out: Path, resume: bool = False) -> dict[st
     # A finished run may be made longer: its schedule is constant up to where the last part began.
     if resume and folder.finished() and _steps_done(folder) < config.steps:
         folder.result.unlink()
-    with folder.open(config, resume=resume, ignore=("steps", "threads", "pictures", "device")):
+    with folder.open(config, resume=resume, ignore=_MAY_CHANGE):
         return _train(config, folder)
 
 
@@ -79,9 +84,14 @@ def _train(config: PriorConfig, folder: RunFolder) -> dict[str, Any]:
         config.text_width,
         config.size,
     )
+    if config.start is not None:
+        start_from(config.start, pipeline)
     if config.views > 1:
         join_views(pipeline.unet, config.views)
     device = choose_device(config.device)
+    mixed = Accelerator(
+        cpu=device.type == "cpu", mixed_precision="no" if config.precision == "fp32" else config.precision
+    )
     nets = nn.ModuleDict({"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}).train().to(device)
     averaged = copy.deepcopy(nets).requires_grad_(False).eval()
     optimizer = torch.optim.AdamW(
@@ -133,10 +143,11 @@ def _train(config: PriorConfig, folder: RunFolder) -> dict[str, Any]:
             inputs = {"sample": noisy, "timestep": level}
             if config.views > 1:
                 inputs["class_labels"] = chunk.cameras[chosen].flatten(0, 1)
-            words = nets["text_encoder"](texts[chosen].flatten(0, 1).to(device))[0]
             inputs = {name: value.to(device) for name, value in inputs.items()}
-            out = nets["unet"](**inputs, encoder_hidden_states=words, return_dict=False)[0]
-            loss = mse_loss(out, target.to(device))
+            with mixed.autocast():
+                words = nets["text_encoder"](texts[chosen].flatten(0, 1).to(device))[0]
+                out = nets["unet"](**inputs, encoder_hidden_states=words, return_dict=False)[0]
+            loss = mse_loss(out.float(), target.to(device))
             check_finite({"loss": loss}, step + 1)
 
             for group in optimizer.param_groups:
@@ -173,6 +184,31 @@ def _train(config: PriorConfig, folder: RunFolder) -> dict[str, Any]:
     write_json(folder.result, result)
     report(config, folder, result)
     return result
+
+
+def start_from(path: str, pipeline: StableDiffusionPipeline) -> None:
+    """Copies the weights of a trained pipeline; what only this one has, the cameras' layers, at first adds nothing.
+
+    Raises ValueError for a pipeline of other words or sizes.
+    """
+    trained = load_pipeline(path)
+    try:
+        if trained.tokenizer.get_vocab() != pipeline.tokenizer.get_vocab():
+            raise ValueError("its tokenizer knows other words")
+        pipeline.text_encoder.load_state_dict(trained.text_encoder.state_dict())
+        weights = trained.unet.state_dict()
+        found = pipeline.unet.load_state_dict(weights, strict=False)
+        if found.unexpected_keys or any(not key.startswith("class_embedding") for key in found.missing_keys):
+            raise ValueError("its network is another one")
+    except (AttributeError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be started from ({str(error).splitlines()[0]}); give the pipeline folder of a prior that "
+            "was trained with the same sizes"
+        ) from error
+    if found.missing_keys:
+        last = pipeline.unet.class_embedding.linear_2
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
 
 def rate(step: int, config: PriorConfig) -> float:

@@ -12,6 +12,7 @@ Families: Stable Diffusion 1.x and 2.x, SDXL, PixArt, DeepFloyd-IF stage I (pixe
 
 import gc
 import os
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ from fsd.priors.loading import load_pipeline, refuse_unfit
 from fsd.priors.perp_neg import combine, mix_views
 from fsd.priors.prediction import levels, process_of, step_of, to_noise
 from fsd.priors.prompts import FIRST_VIEW, NEGATIVE, PLAIN, EncodedPrompt, blend, choose, encode, stack
-from fsd.priors.view_words import view_index
+from fsd.priors.view_words import in_all_views, view_index
 
 
 class Condition(NamedTuple):
@@ -43,7 +44,8 @@ class Condition(NamedTuple):
 class DiffusersPrior:
     """See `priors.base.Prior` for the members that guidance uses.
 
-    view_words: append "front view" and the like to the prompt, by the camera.
+    view_words: append "front view" and the like to the prompt, by the camera; a function says the prompt in each of
+        VIEWS its own way.
     perp_neg: steer away from the views that the camera does not see; twice the network's work.
     image_size: side in pixels of what it judges; the model's own if None.  Views of any size are resized to it.
     posterior: "mode" takes the mean of the VAE's posterior, so a run is a function of its state; "sample" draws from
@@ -57,7 +59,7 @@ class DiffusersPrior:
     def __init__(
         self,
         pipeline: Any,
-        view_words: bool = True,
+        view_words: bool | Callable[[str], Sequence[str]] = True,
         perp_neg: bool = False,
         image_size: int | None = None,
         posterior: str = "mode",
@@ -156,7 +158,9 @@ class DiffusersPrior:
         """The prompt with every view's words, and the negative prompt; kept, so that asking again is free."""
         key = (prompt, negative_prompt)
         if key not in self._encoded:
-            self._encoded[key] = encode(self.pipeline, self.family, prompt, negative_prompt, self.view_words)
+            say = self.view_words if callable(self.view_words) else in_all_views
+            in_views = say(prompt) if self.view_words else ()
+            self._encoded[key] = encode(self.pipeline, self.family, prompt, negative_prompt, in_views)
         return self._encoded[key]
 
     def condition(self, prompt: EncodedPrompt, cameras: Cameras) -> Condition:

@@ -86,6 +86,11 @@ class MultiViewPrior:
         return cls(pipeline, views, device=device, **settings)
 
     @property
+    def net(self) -> Any:
+        """As DiffusersPrior.net."""
+        return self.single.net
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Of one view."""
         return self.single.latent_shape

@@ -1,5 +1,6 @@
 """A prompt in all the views it is needed in, encoded once, and what each view of a batch takes of it."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -7,7 +8,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fsd.priors.families import Family, Rows
-from fsd.priors.view_words import VIEWS, with_view_word
 
 NEGATIVE, PLAIN, FIRST_VIEW = 0, 1, 2
 
@@ -20,9 +20,11 @@ class EncodedPrompt(NamedTuple):
 
 
 def encode(
-    pipeline: Any, family: Family, prompt: str, negative_prompt: str, view_words: bool
+    pipeline: Any, family: Family, prompt: str, negative_prompt: str, in_views: Sequence[str] = ()
 ) -> EncodedPrompt:
-    """Raises ValueError for an empty prompt, one that is too long, and a negative prompt where there is none."""
+    """`in_views` is the prompt as it is said of each of VIEWS, or nothing.
+
+    Raises ValueError for an empty prompt, one that is too long, and a negative prompt where there is none."""
     if not prompt.strip():
         raise ValueError("the prompt is empty; say what to make, for instance 'a red mushroom'")
     if negative_prompt and family.distilled:
@@ -30,9 +32,7 @@ def encode(
             f"{family.name} is guidance-distilled and takes no negative prompt, but negative_prompt is "
             f"{negative_prompt!r}; leave it empty, or take another family"
         )
-    texts = [negative_prompt, prompt]
-    if view_words:
-        texts += [with_view_word(prompt, view) for view in VIEWS]
+    texts = [negative_prompt, prompt, *in_views]
     for text in texts:
         refuse_too_long(pipeline, family, text)
     with torch.no_grad():

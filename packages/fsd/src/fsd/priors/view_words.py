@@ -20,6 +20,11 @@ def with_view_word(prompt: str, view: str) -> str:
     return f"{prompt}, {view} view"
 
 
+def in_all_views(prompt: str) -> list[str]:
+    """The prompt with the word of each of VIEWS."""
+    return [with_view_word(prompt, view) for view in VIEWS]
+
+
 def view_index(
     cameras: Cameras, front_deg: float = 45.0, back_deg: float = 45.0, overhead_deg: float = 60.0
 ) -> Int[Tensor, " b"]:
