@@ -87,7 +87,11 @@ def run(net: Any, x: Tensor, level: int, words: Tensor, cameras: Tensor) -> Tens
 
 def several(net: Any, given: tuple[Tensor, Tensor, Tensor]) -> float:
     """Seconds of a few passes: one alone is short for the clock."""
-    return sum(seconds(lambda: run(net, given[0], 500, *given[1:]), "cpu") for _ in range(PASSES))
+
+    def once() -> None:
+        run(net, given[0], 500, *given[1:])
+
+    return sum(seconds(once, "cpu") for _ in range(PASSES))
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:

@@ -43,7 +43,8 @@ def test_a_page_of_two_methods(copy: Path) -> None:
     page = report(copy)
     assert page == copy / "report.html"
     html = page.read_text(encoding="utf-8")
-    assert headings(page) == ["FSD", "SDS", "All objects", "Settings and environment"]
+    ways = ["FSD: on the way", "SDS: on the way"]
+    assert headings(page) == ["FSD", "SDS", "In numbers", *ways, "All objects", "Settings and environment"]
     assert html.count("<video ") == html.count('<canvas class="mesh" ') == 4
     assert html.count('class="plot"') == 8
     assert html.count("<script>") == 1

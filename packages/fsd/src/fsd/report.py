@@ -1,4 +1,4 @@
-"""report.html of a run of `fsd generate`: the numbers, the objects to look at from all sides, how they came about."""
+"""report.html of a run of `fsd generate`: the objects to look at from all sides, the numbers, how they came about."""
 
 import json
 import os
@@ -53,16 +53,23 @@ def report(run: str | os.PathLike[str]) -> Path:
     rows = result["methods"]
     triangles = max(2_000, min(20_000, TRIANGLES_OF_A_PAGE // max(1, len(objects))))
     every = load_yaml(GenerateConfig, folder.config).picture_every
+    several = len({one.prompt for one in objects}) > 1
+    looks, origins = [], []
+    for (prompt, guidance), group in groups(objects).items():
+        title = f"{method_name(guidance)}: {prompt}" if several else method_name(guidance)
+        looks += _looks(group, title, triangles)
+        origins += _origins(group, title, every)
     sections = [
         *_failures(lost, len(objects)),
-        *([key_numbers(rows)] if rows else []),
-        *(text(words) for words in [*comparison(rows), *meaning(rows)]),
+        *map(text, comparison(rows)),
+        *looks,
+        *([heading("In numbers"), key_numbers(rows)] if rows else []),
+        *map(text, meaning(rows)),
+        *origins,
+        *_list_of(objects),
+        *settings(folder),
+        viewer_script(),
     ]
-    for (prompt, guidance), group in groups(objects).items():
-        name = method_name(guidance)
-        several = len({one.prompt for one in objects}) > 1
-        sections += _method(group, f"{name}: {prompt}" if several else name, triangles, every)
-    sections += [*_list_of(objects), *settings(folder), viewer_script()]
     prompts = list(dict.fromkeys(one.prompt for one in objects))
     title = prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts" if prompts else "Nothing was made"
     write_report(folder.report, title, sections, _subtitle(objects))
@@ -85,17 +92,21 @@ def _failures(lost: Sequence[Any], done: int) -> list[Markup]:
     return [warning("\n\n".join([count, *(f"{one.path.name}: {one.error}" for one in lost)]))]
 
 
-def _method(group: list[Finished], title: str, triangles: int, every: int) -> list[Markup]:
-    names = [f"seed {one.seed}" for one in group]
+def _looks(group: list[Finished], title: str, triangles: int) -> list[Markup]:
+    """The objects of a method, turning, and from eight sides."""
     shown = [piece for one in group for piece in _object(one, triangles)]
-    return [
-        heading(title),
-        *([row(shown)] if shown else []),
-        *_sheet(group, names),
-        *_progress(group, names, every),
-        *_depth_and_normals(group, names),
-        *_curves(group, names),
-    ]
+    return [heading(title), *([row(shown)] if shown else []), *_sheet(group, _seeds(group))]
+
+
+def _origins(group: list[Finished], title: str, every: int) -> list[Markup]:
+    """How they came about."""
+    names = _seeds(group)
+    pieces = [*_progress(group, names, every), *_depth_and_normals(group, names), *_curves(group, names)]
+    return [heading(f"{title}: on the way"), *pieces] if pieces else []
+
+
+def _seeds(group: list[Finished]) -> list[str]:
+    return [f"seed {one.seed}" for one in group]
 
 
 def _object(one: Finished, triangles: int) -> list[Markup]:
