@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 # Tests are imported one by one, so what they share has to be found.
 sys.path.insert(0, str(HERE))
 
-from runs import FIGURES, METHODS, Runner, Straight, outcome, start  # noqa: E402
+from cases import FIGURES, METHODS, Runner, Straight, outcome, start  # noqa: E402
 
 
 @pytest.fixture(scope="session")

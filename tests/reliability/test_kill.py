@@ -5,8 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-
-from runs import FULL, METHODS, Runner, Straight, count, outcome, resume, start
+from cases import FULL, METHODS, Runner, Straight, count, outcome, resume, start
 
 
 @pytest.mark.parametrize("trial", range(100 if FULL else 5))
