@@ -88,7 +88,8 @@ def build() -> None:
     run(UV, "build", "--all-packages", "--no-sources", "--clear", "--out-dir", DIST)
     files = [built(folder, suffix) for folder in PACKAGES for suffix in (".whl", ".tar.gz")]
     run(BIN / "twine", "check", "--strict", *files)
-    run(BIN / "check-wheel-contents", *(file for file in files if file.suffix == ".whl"))
+    # W002: each prior is a whole folder of diffusers, and the two have the same words and settings.
+    run(BIN / "check-wheel-contents", "--ignore", "W002", *(file for file in files if file.suffix == ".whl"))
     faults = []
     for folder, (_, module, kilobytes) in PACKAGES.items():
         faults += faults_of_wheel(built(folder, ".whl"), module, kilobytes)
