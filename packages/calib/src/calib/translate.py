@@ -30,7 +30,7 @@ from shared_core.data.loader import KeyedDataset, make_loader
 from shared_core.data.preprocess import Preprocess
 from shared_core.data.sampling import Batches, shuffled_plan
 from shared_core.run import checkpoint
-from shared_core.run.atomic import write_json
+from shared_core.run.atomic import read_json, write_json
 from shared_core.run.device import choose_device
 from shared_core.run.folder import RunFolder
 from shared_core.run.guard import FiniteGuard
@@ -122,7 +122,7 @@ def train_translation(
     """
     folder = RunFolder(out)
     if resume and folder.finished():
-        return json.loads(folder.result.read_text())
+        return read_json(folder.result)
     with folder.open({**asdict(settings), "seed": seed}, resume=resume, ignore=("workers", "log_every")):
         return _train(source, target, settings, seed, folder, choose_device(device))
 
@@ -168,8 +168,7 @@ def _train(
     step, seconds, last = 0, 0.0, {}
     if checkpoint.latest(folder.checkpoints):
         found = checkpoint.load(folder.checkpoints)
-        for name, part in saved.items():
-            part.load_state_dict(found.tensors[name])
+        checkpoint.restore(found, saved, ("seconds", "last"))
         step, seconds, last = found.step, found.state["seconds"], found.state["last"]
     cut_back(folder.metrics, step)
     streams = [_stream(data, s, seed + i, step) for i, data in enumerate((source, target))]

@@ -1,6 +1,5 @@
 """report.html of a run of `fsd generate`: the objects to look at from all sides, the numbers, how they came about."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 from shared_core.run import metrics as log
+from shared_core.run.atomic import read_json
 from shared_core.run.config import load_yaml
 from shared_core.run.folder import RunFolder
 from shared_core.run.report import (
@@ -49,7 +49,7 @@ def report(run: str | os.PathLike[str]) -> Path:
     objects, lost = finished(run), failed(run)
     if not objects and not lost:
         raise ValueError(f"{run} holds no finished object yet: go on with fsd generate --resume")
-    result = json.loads(folder.result.read_text(encoding="utf-8")) if folder.finished() else evaluate(run)
+    result = read_json(folder.result) if folder.finished() else evaluate(run)
     rows = result["methods"]
     triangles = max(2_000, min(20_000, TRIANGLES_OF_A_PAGE // max(1, len(objects))))
     every = load_yaml(GenerateConfig, folder.config).picture_every

@@ -16,7 +16,6 @@ does is a function of seed and step alone, and a run that was interrupted goes o
 """
 
 import copy
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 from jaxtyping import Int
 from shared_core.run import checkpoint
 from shared_core.run import metrics as records
-from shared_core.run.atomic import write_json
+from shared_core.run.atomic import read_json, write_json
 from shared_core.run.device import choose_device
 from shared_core.run.folder import RunFolder
 from shared_core.run.guard import check_finite
@@ -111,8 +110,7 @@ def _train(config: PriorConfig, folder: RunFolder) -> dict[str, Any]:
     step, seconds = 0, 0.0
     if checkpoint.latest(folder.checkpoints):
         found = checkpoint.load(folder.checkpoints)
-        for name, part in saved.items():
-            part.load_state_dict(found.tensors[name])
+        checkpoint.restore(found, saved, ("seconds",))
         step, seconds = found.step, found.state["seconds"]
     cut_back(folder.metrics, step)
     begun = time.process_time() - seconds
@@ -254,4 +252,4 @@ def _token_ids(tokenizer: Any, chunk: Chunk) -> Int[Tensor, "n views tokens"]:
 
 
 def _steps_done(folder: RunFolder) -> int:
-    return json.loads(folder.result.read_text(encoding="utf-8"))["steps"]
+    return read_json(folder.result)["steps"]
