@@ -17,7 +17,6 @@ One process and one device; what a step sees is a pure function of (seed, step),
 a straight one bit for bit.
 """
 
-import json
 import os
 import time
 from collections.abc import Iterator, Sized
