@@ -135,6 +135,7 @@ def test_segmentation_shows_maps_and_iou(segmented: Path) -> None:
 
 
 def test_data_that_are_gone_are_named_and_the_rest_stays(copy: Path) -> None:
+    (copy / "files.json").unlink()  # else the changed configuration is refused
     config = yaml.safe_load((copy / "config.yaml").read_text())
     (copy / "config.yaml").write_text(yaml.safe_dump(config | {"target": "npz:gone.npz#dusk"}))
     page = report(copy).read_text()

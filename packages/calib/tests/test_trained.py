@@ -65,6 +65,9 @@ def test_another_classifier_is_refused(adapted: Path, tmp_path: Path) -> None:
     name = next(name for name in weights if name.endswith("bias"))
     weights[name][0] += 1e-6
     save_file(weights, copy / "classifier.safetensors")
+    with pytest.raises(ValueError, match=r"classifier.safetensors is not what this run wrote"):
+        open_trained(copy)
+    (copy / "files.json").unlink()
     with pytest.raises(ValueError, match=r"is not the one that .* adapted: small:lenet has changed"):
         open_trained(copy)
 

@@ -16,6 +16,7 @@ from corsd.report import report
 from corsd.run import run
 from corsd.stages import Stage
 from corsd.trained import open_exits, open_trained
+from shared_core.run.seal import write_sealed
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +66,10 @@ def test_a_gain_within_chance_is_called_none(out: Path, interval: list, said: st
     path = out / "result.json"
     before = path.read_text()
     try:
-        path.write_text(json.dumps(json.loads(before) | {"gain": 1.0, "gain_interval": interval}))
+        write_sealed(path, json.loads(before) | {"gain": 1.0, "gain_interval": interval})
         page = report(out).read_text()
     finally:
-        path.write_text(before)
+        write_sealed(path, json.loads(before))
     assert said in page
     assert unsaid not in page
 

@@ -52,7 +52,7 @@ def test_a_page_of_two_methods(copy: Path) -> None:
     assert "1 of 5 objects failed" in words
     assert "a-toy-sds-seed2: the loss is not finite at step 17 &lt;in the prior&gt;" in words
     assert "seed 1: blue box, 100 % of the views" in words
-    assert words.index("distance between seeds") < words.index("seed 0: red ball")
+    assert words.index("seed 0: red ball") < words.index("distance between seeds")
     assert "2 seeds for each method are few" in words
     assert "Vendi score" in words
 

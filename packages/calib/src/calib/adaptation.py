@@ -215,7 +215,8 @@ def adapt(
                 step, state = found.step, found.state
                 checkpoint.set_rng_state(state["rng"])
             if main:
-                cut_back(folder.metrics, step)
+                # Without a checkpoint the line of step 0, too, is about to come again.
+                cut_back(folder.metrics, step or -1)
         for domain in domains:
             domain.seek(step * accumulate)
         # The clean features are constants: where each image comes up at least once, they are computed once.

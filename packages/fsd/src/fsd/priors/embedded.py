@@ -11,9 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import diffusers.utils.logging
 import torch
-import transformers.utils.logging
 from jaxtyping import Float
 from torch import Tensor
 
@@ -75,6 +73,9 @@ def in_views(prompt: str) -> Sequence[str]:
 @contextmanager
 def _no_bars() -> Iterator[None]:
     """For files of megabytes that are already here."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
     shown = [
         log for log in (diffusers.utils.logging, transformers.utils.logging) if log.is_progress_bar_enabled()
     ]
