@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from shared_core.run.atomic import write_bytes, write_json
+from shared_core.run.atomic import read_json, write_bytes, write_json
 
 if TYPE_CHECKING:
     from calib.calibrator import Calibrator
@@ -80,7 +80,7 @@ def load_calibrator(path: str | os.PathLike[str]) -> "Calibrator":
     unknown = sorted(set(config) - {*ARGUMENTS, "format", "calib", "epsilon_unit"})
     if unknown:
         raise ValueError(f"{file} has settings that this version does not know: {', '.join(unknown[:5])}")
-    if path.is_dir() and _read(path / CONFIG) != config:
+    if path.is_dir() and read_json(path / CONFIG) != config:
         raise ValueError(
             f"{path / CONFIG} and the header of {WEIGHTS} disagree: the folder was written halfway or edited; "
             "save the calibrator anew"
@@ -120,10 +120,3 @@ def _record(file: Path, text: str) -> dict[str, Any]:
         raise ValueError(
             f"{file} holds no calibrator: its header's config cannot be read ({error})"
         ) from error
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shared_core.run.atomic import read_json
+
 CONFIG = "config.json"
 RESULT = "result.json"
 CARD = "README.md"
@@ -86,12 +88,7 @@ def read_config(
 def read_result(folder: Path) -> dict[str, Any]:
     """result.json of the folder, or nothing.  Raises ValueError for one that is broken."""
     file = folder / RESULT
-    if not file.is_file():
-        return {}
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
+    return read_json(file) if file.is_file() else {}
 
 
 def card(
