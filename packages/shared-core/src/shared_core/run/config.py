@@ -193,7 +193,8 @@ def _take_option(arguments: list[str], option: str, prog: str) -> tuple[list[str
     return rest, value
 
 
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def _merged(base: dict[str, Any], over: dict[Any, Any]) -> dict[Any, Any]:
+    """`over` may hold anything for a key, as YAML does; the model names what it does not know."""
     result = dict(base)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
