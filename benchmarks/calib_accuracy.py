@@ -93,6 +93,7 @@ ROWS: dict[str, tuple[int, dict[str, Any] | str]] = {
     "ADDA": (1, "adda"),
     "Deep CORAL": (1, "deep_coral"),
     "calibrator constant": (1, {"body": "constant"}),
+    "calibrator translated": (1, {}),
     "calibrator released": (1, {"mode": "released", "compat": "released", "selection": "last"}),
     "calibrator lowres": (3, {"body": "lowres", "blocks": 9}),
     "calibrator pixel only": (3, {"loss": {"feature": 0.0}}),
@@ -101,6 +102,8 @@ ROWS: dict[str, tuple[int, dict[str, Any] | str]] = {
 }
 # Of its configurations, in units of the value range.
 RELEASED_EPSILON = {"usps-mnist": 0.45, "mnist-usps": 0.2}
+# Its source images are a CycleGAN's, one for all seeds (`calib translate`).
+TRANSLATED = "calibrator translated"
 KEPT = ("source_before", "source_after", "target_before", "target_after")
 
 
@@ -201,6 +204,10 @@ def run_cell(pair: str, row: str, seed: int, folder: Path) -> dict[str, Any]:
     }
     weights = source_classifier(pair, config, domains, seed)
     config = config.model_copy(update={"weights": weights, "seeds": [seed]})
+    if row == TRANSLATED:
+        # The classifier learned from the images as they are.
+        config = config.model_copy(update={"translated": f"imagefolder:{translation(pair, config, domains)}"})
+        domains = open_domains(config)
     begun, processor = time.perf_counter(), time.process_time()
     if not config.baselines:
         result = run.run_cell(config, seed, folder, domains, cpu, resume=True)
@@ -246,6 +253,23 @@ def source_classifier(pair: str, config: AdaptConfig, domains: Any, seed: int) -
         fcntl.flock(lock, fcntl.LOCK_EX)
         run.the_classifier(config, domains, seed, kept, torch.device("cpu"))
     return kept / "classifier.safetensors"
+
+
+def translation(pair: str, config: AdaptConfig, domains: Any) -> Path:
+    """The pair's source images in the target's style: made by the first that needs them, in a few minutes."""
+    from calib.translate import PRESETS, train_translation
+    from calib.translations import load_translation, write_translations
+
+    kept = RUNS / pair / "translation"
+    kept.mkdir(parents=True, exist_ok=True)
+    with open(kept.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (kept / "written").exists():
+            source, target = domains.source_train, domains.target_train
+            train_translation(source, target, PRESETS["digits"], seed=0, out=kept, resume=True, device="cpu")
+            write_translations(load_translation(kept), source, kept)
+            (kept / "written").touch()
+    return kept
 
 
 def quick() -> list[dict[str, Any]]:
