@@ -17,12 +17,12 @@ from diffusers import StableDiffusionPipeline
 from fsd.cameras import place, turntable
 from fsd.cli import main
 from fsd.prior_config import PriorConfig, tiny
-from fsd.prior_pictures import Album
+from fsd.prior_pictures import Album, Chunk
 from fsd.priors.diffusers import DiffusersPrior
 from fsd.priors.multiview import MultiViewPrior, camera_numbers, open_prior
 from fsd.priors.pixel_pipeline import build_pipeline, word_tokenizer
 from fsd.sampling import ddim, several
-from fsd.train_prior import average, rate, start_from, train_prior
+from fsd.train_prior import average, order_of, rate, start_from, train_prior
 from fsd.world.captions import vocabulary
 from safetensors.torch import load_file
 from shared_core.run.checkpoint import load
@@ -218,6 +218,18 @@ def test_captions_name_sides_for_single_views_alone(tmp_path: Path) -> None:
     assert all(len(set(of_views)) == 1 for of_views in several_views)
     share = sum(of_views[0] == "" for of_views in several_views) / 300
     assert 0.04 < share < 0.17
+
+
+def test_kinds_with_a_front_are_drawn_more_often_if_one_likes() -> None:
+    captions = [["a red car, side view"], ["a red mug"], ["an object"], ["a chair"], [""], ["a carpet"]] * 500
+    chunk = Chunk(torch.zeros(3000, 1, 3, 2, 2, dtype=torch.uint8), torch.zeros(3000, 1, 16), captions)
+    assert order_of(chunk, 1.0, turn=3).sort().values.tolist() == list(range(3000))
+    order = order_of(chunk, 4.0, turn=3)
+    assert torch.equal(order, order_of(chunk, 4.0, turn=3))
+    assert not torch.equal(order, order_of(chunk, 4.0, turn=4))
+    shares = (order % 6).bincount(minlength=6) / 3000
+    # A comma may follow the kind in a caption of the camera-free variant.
+    torch.testing.assert_close(shares, torch.tensor([4.0, 1, 1, 4, 1, 1]) / 12, atol=0.03, rtol=0)
 
 
 def test_every_word_is_one_token() -> None:

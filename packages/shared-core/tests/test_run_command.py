@@ -16,6 +16,7 @@ from shared_core.run.command import (
 from shared_core.run.config import Config, ConfigError
 from shared_core.run.folder import RunFolderError
 from shared_core.run.guard import NonFiniteError
+from shared_core.run.seal import seal
 from tyro.conf import Suppress
 
 
@@ -56,6 +57,15 @@ def test_resume_takes_the_folders_configuration_and_nothing_beside_it(tmp_path):
     for more in (["--out", "x"], ["--preset", "long"], ["--config", "x.yaml"]):
         with pytest.raises(ConfigError, match="takes everything from the run's folder"):
             arguments("--resume", str(tmp_path), *more)
+
+
+def test_resume_refuses_a_configuration_that_another_hand_wrote(tmp_path):
+    (tmp_path / "config.yaml").write_text("epochs: 4\n")
+    seal(tmp_path, ["config.yaml"])
+    assert arguments("--resume", str(tmp_path)).config == Settings(epochs=4)
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(ConfigError, match=r"config\.yaml is not what this run wrote"):
+        arguments("--resume", str(tmp_path))
 
 
 def test_help_names_the_configurations_flags_too(capsys):

@@ -10,6 +10,7 @@ One seed is an ordinary run folder; several are cells of a run:
 """
 
 import json
+import os
 import statistics
 import time
 from importlib.resources import files
@@ -18,6 +19,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 from shared_core.data.augment import to_float
 from shared_core.data.loader import test_loader
 from shared_core.data.masks import ArrayMasks
@@ -34,7 +36,7 @@ from shared_core.run.weights import read_weights, save_weights
 from torch import nn
 from torch.utils.data import Dataset
 
-from calib.adaptation import adapt
+from calib.adaptation import PRECISION, adapt
 from calib.attachment import CalibratedClassifier, attach
 from calib.blackbox import distil_surrogate, gives_gradient
 from calib.calibrator import EPSILON_UNIT, Calibrator
@@ -59,7 +61,7 @@ def run(config: AdaptConfig, out: Path, resume: bool = False) -> dict[str, Any]:
     from calib.report import report
 
     with user_errors():
-        device = choose_device(config.device)
+        device = open_device(config)
         domains = open_domains(config)
         build_calibrator(config, domains.channels)
         build_classifier(config, domains)
@@ -210,14 +212,14 @@ def the_classifier(
     if ready:
         return classifier.eval()
     kept = out / "classifier.safetensors"
-    if not kept.is_file():
-        if is_main():
-            out.mkdir(parents=True, exist_ok=True)
-            train_on(config, classifier, domains.source_train, domains.segmentation, seed, device)
-            save_weights(bare(classifier), kept)
-            seal(out, [kept.name])
-        if dist.is_initialized():
-            dist.barrier()
+    if is_main() and not kept.is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        train_on(config, classifier, domains.source_train, domains.segmentation, seed, device)
+        save_weights(bare(classifier), kept)
+        seal(out, [kept.name])
+    # All wait, also one that finds the file: it may be there because another process was faster.
+    if dist.is_initialized():
+        dist.barrier()
     check_seal(out, [kept.name])
     read_weights(bare(classifier), kept)
     return classifier.to(device).eval()
@@ -333,6 +335,18 @@ def _mean_rows(tables: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 def schema() -> dict[str, Any]:
     """The schema of result.json."""
     return json.loads(files("calib").joinpath("result_schema.json").read_text(encoding="utf-8"))
+
+
+def open_device(config: AdaptConfig) -> torch.device:
+    """Join the other processes, if any, and take the device.  ValueError for what this machine lacks.
+
+    Before all else, because it says which process writes the folder.
+    """
+    device = choose_device(config.device)
+    if config.device not in ("auto", "cpu"):
+        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", config.device)
+    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=PRECISION[config.precision])
+    return accelerator.device if accelerator.num_processes > 1 else device
 
 
 def is_main() -> bool:

@@ -27,6 +27,12 @@ class PriorConfig(Config):
         None,
         description="Folder of a trained pipeline whose weights to begin with, such as a camera-free one.",
     )
+    sides: float = Field(
+        1.0,
+        ge=1,
+        allow_inf_nan=False,
+        description="How many times as often as others a caption is drawn that names a kind with a front.",
+    )
     pictures: str | None = Field(
         None,
         description="Folder of drawn pictures, to share them between runs; default: in the run's folder.",

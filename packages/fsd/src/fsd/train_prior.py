@@ -11,6 +11,9 @@ in, as these bring nothing here that the views do not show), and as in MVDream i
 that has seen as many captions in a quarter of the steps.  The folder `pipeline` of the run holds the averaged
 weights in fp16, from the first samples on: `open_prior("runs/prior-mv/pipeline")`.
 
+Sides are learned last, as only a few pixels and few captions tell of them: `sides` has captions that name a kind with
+a front drawn more often.
+
 The learning rate is constant until the last part of the run, so that a resumed run may be made longer.  What a step
 does is a function of seed and step alone, and a run that was interrupted goes on bit for bit.
 """
@@ -49,6 +52,7 @@ from fsd.priors.pixel_pipeline import build_pipeline, write_pipeline
 from fsd.sampling import ddim, several
 from fsd.turntable import to_bytes
 from fsd.world.captions import vocabulary
+from fsd.world.objects import FRONTED
 
 LOSS_OVER = 50
 # What a run may be resumed with in another way; none of it says what is learnt.
@@ -127,8 +131,7 @@ def _train(config: PriorConfig, folder: RunFolder) -> dict[str, Any]:
                 chunk_number = turn % config.chunks
                 chunk = album[chunk_number]
                 texts = _token_ids(pipeline.tokenizer, chunk)
-            order = torch.randperm(len(chunk.images), generator=torch.Generator().manual_seed(turn))
-            chosen = order.view(pages, -1)[page]
+            chosen = order_of(chunk, config.sides, turn).view(pages, -1)[page]
             images = chunk.images[chosen].flatten(0, 1) / 127.5 - 1
 
             # one level of noise per object; spread evenly over a batch, which makes the loss less noisy
@@ -207,6 +210,20 @@ def start_from(path: str, pipeline: StableDiffusionPipeline) -> None:
         last = pipeline.unet.class_embedding.linear_2
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
+
+
+def order_of(chunk: Chunk, sides: float, turn: int) -> Int[Tensor, " n"]:
+    """The order in which the objects of a chunk are seen: each once, or at random with replacement.
+
+    `sides` is how many times as often as others an object is drawn whose caption names a kind with a front.  As that
+    depends on the caption alone, what there is to learn of any caption stays the same.
+    """
+    generator = torch.Generator().manual_seed(turn)
+    if sides == 1:
+        return torch.randperm(len(chunk.images), generator=generator)
+    named = [set(captions[0].replace(",", " ").split()) for captions in chunk.captions]
+    weights = [1.0 if words.isdisjoint(FRONTED) else sides for words in named]
+    return torch.multinomial(torch.tensor(weights), len(weights), replacement=True, generator=generator)
 
 
 def rate(step: int, config: PriorConfig) -> float:

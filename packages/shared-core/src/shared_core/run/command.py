@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, NoReturn, get_args
 
 import pydantic
 
-from shared_core.run.config import ConfigError, load_yaml, parse_config
+from shared_core.run.config import ConfigError, load_yaml, parse_config, user_errors
+from shared_core.run.seal import check_seal
 
 
 def command_parser(
@@ -66,6 +67,9 @@ def run_arguments(
     if given.config:
         default = load_yaml(config, given.config, default)
     if given.resume:
+        # An emptied file, too, is a configuration: one of defaults alone.
+        with user_errors():
+            check_seal(given.resume, ["config.yaml"])
         default = load_yaml(config, given.resume / "config.yaml")
     refuse_keys(flags, config)
     return RunArguments(parse_config(config, flags, parser.prog, default), given.out, given.resume)
