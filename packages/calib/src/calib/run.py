@@ -212,12 +212,13 @@ def the_classifier(
     if ready:
         return classifier.eval()
     kept = out / "classifier.safetensors"
-    if is_main() and not kept.is_file():
-        out.mkdir(parents=True, exist_ok=True)
+    if not kept.is_file():
+        # Every process trains it, alike, for a training's check of its loss is one that all take part in.
         train_on(config, classifier, domains.source_train, domains.segmentation, seed, device)
-        save_weights(bare(classifier), kept)
-        seal(out, [kept.name])
-    # All wait, also one that finds the file: it may be there because another process was faster.
+        if is_main():
+            out.mkdir(parents=True, exist_ok=True)
+            save_weights(bare(classifier), kept)
+            seal(out, [kept.name])
     if dist.is_initialized():
         dist.barrier()
     check_seal(out, [kept.name])
@@ -265,9 +266,11 @@ def adapt_model(
                 open_classifier("small:lenet", domains.num_classes, domains.channels),
                 *normalization(config, domains.channels),
             )
-            pixels = [to_float(all_images(part)) for part in (domains.source_train, domains.target_train)]
+            source, target = (
+                to_float(all_images(part)) for part in (domains.source_train, domains.target_train)
+            )
             surrogate = distil_surrogate(
-                model.classifier, *pixels, student, config.surrogate_steps, seed=seed
+                model.classifier, source, target, student, config.surrogate_steps, seed=seed
             )
             trained = attach(surrogate.net, model.calibrator)
         else:
