@@ -77,6 +77,14 @@ def test_a_quick_run_writes_its_figures(script: str, figures: set[str], tmp_path
 
 
 @pytest.mark.slow
+def test_two_processes_are_measured(tmp_path: Path) -> None:
+    """One method of three, since each is three processes; `make bench QUICK=1` runs them all."""
+    record = run("weak_scaling.py", tmp_path / "out.json", "--only", "calib")
+    (figure,) = record["figures"]
+    assert (figure["name"], figure["goal_is"], figure["met"]) == ("calib", "at least", None)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (TORCHDISTILL / ".venv").exists(),
     reason="torchdistill's environment is gigabytes of downloads; make bench makes it",

@@ -4,12 +4,14 @@
 
 1. the tag, the changelog, the ranges and the public interface of each package, as the release would check them;
 2. wheels and sdists, inspected, with a bill of materials each;
-3. a folder as an index (--find-links): each method installed from it by name into an empty environment with the newest
-   dependencies, and used; with the lowest ones resolved, or with --install-lowest installed and used too (a download);
+3. a folder as an index (--find-links): a project outside of the workspace for each package, which depends on that one
+   alone, with the newest dependencies, and runs the examples of its README where the other methods are absent; the
+   lowest dependencies resolved, or with --install-lowest installed and used too (a download);
 4. two releases of the core that would break a method, which must be stopped.
 """
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
@@ -127,24 +129,45 @@ def bills() -> str:
     return f"          {len(said)} bills"
 
 
-def install(folder: str, scratch: Path, lowest: bool) -> str:
-    """A method by name from the folder that stands in for the index, into an empty environment, and used."""
+def project_of_its_own(folder: str, scratch: Path) -> str:
+    """A project that names one of our packages and nothing else: `uv sync`, then the examples of the README."""
     name, version = versions(ROOT)[folder]
-    python = scratch / f"{folder}-{'lowest' if lowest else 'newest'}" / "bin" / "python"
-    wheels.run(wheels.UV, "venv", "--quiet", "--python", sys.executable, python.parents[1])
-    flags = ["--find-links", ROOT / "dist", "--quiet", "--python", python]
-    if lowest:
-        flags += ["--resolution", "lowest-direct"]
-    else:
-        # The lock's pins are the newest that were tested, and the cache has them.
-        pins = scratch / "pins.txt"
-        wheels.run(
-            wheels.UV, "export", "--quiet", "--frozen", "--no-emit-workspace", "--no-hashes", "-o", pins
-        )
-        flags += ["--constraint", pins]
-    wheels.run(wheels.UV, "pip", "install", *flags, f"{name}=={version}")
+    pins, project = scratch / "pins.txt", scratch / f"{folder}-project"
+    # The lock's pins are the newest that were tested, and the cache has them.
+    flags = ["--quiet", "--frozen", "--no-emit-workspace", "--no-hashes", "--no-annotate", "--no-header"]
+    wheels.run(wheels.UV, "export", *flags, "-o", pins)
+    project.mkdir()
+    text = f"""\
+[project]
+name = "outside"
+version = "0"
+requires-python = "=={sys.version_info.major}.{sys.version_info.minor}.*"
+dependencies = ["{name}=={version}"]
+
+[tool.uv]
+find-links = [{json.dumps(str(ROOT / "dist"))}]
+constraint-dependencies = {json.dumps(pins.read_text(encoding="utf-8").splitlines())}
+"""
+    (project / "pyproject.toml").write_text(text, encoding="utf-8")
+    wheels.run(wheels.UV, "sync", "--quiet", "--directory", project, "--python", sys.executable)
+    use(folder, project / ".venv/bin/python", "--readme")
+    return ""
+
+
+def use(folder: str, python: Path, *flags: str) -> None:
+    """What is installed fits together, and the package works."""
     wheels.run(wheels.UV, "pip", "check", "--quiet", "--python", python)
-    wheels.run(python, "-I", ROOT / "tools/smoke_wheel.py", wheels.PACKAGES[folder][1])
+    wheels.run(python, "-I", ROOT / "tools/smoke_wheel.py", wheels.PACKAGES[folder][1], *flags)
+
+
+def install_lowest(folder: str, scratch: Path) -> str:
+    """A package by name with the lowest dependencies that it allows, into an empty environment, and used."""
+    name, version = versions(ROOT)[folder]
+    python = scratch / f"{folder}-lowest" / "bin" / "python"
+    wheels.run(wheels.UV, "venv", "--quiet", "--python", sys.executable, python.parents[1])
+    flags = ["--find-links", ROOT / "dist", "--quiet", "--python", python, "--resolution", "lowest-direct"]
+    wheels.run(wheels.UV, "pip", "install", *flags, f"{name}=={version}")
+    use(folder, python)
     return ""
 
 
@@ -197,13 +220,13 @@ def main() -> int:
         step("bills of materials", bills)
         for one in chosen:
             step(
-                f"{one}: newest dependencies, installed and used",
-                lambda one=one: install(one, scratch, False),
+                f"{one}: a project outside depends on it alone and runs its README",
+                lambda one=one: project_of_its_own(one, scratch),
             )
             if given.install_lowest:
                 step(
                     f"{one}: lowest dependencies, installed and used",
-                    lambda one=one: install(one, scratch, True),
+                    lambda one=one: install_lowest(one, scratch),
                 )
             else:
                 step(f"{one}: lowest dependencies, resolved", lambda one=one: resolve_lowest(one, scratch))

@@ -1,14 +1,18 @@
 """Use an installed wheel as a stranger would; run by tools/wheels.py with the empty environment's python -I.
 
-    python -I tools/smoke_wheel.py corsd
+    python -I tools/smoke_wheel.py corsd [--readme]
 
-Needs nothing but the wheel: no test runner, no file of the checkout.
+Needs nothing but the wheel: no test runner, no file of the checkout.  --readme runs the Python examples of the README
+too, as the wheel's own metadata holds it.
 """
 
 import importlib.util
+import os
+import re
 import subprocess
 import sys
-from importlib.metadata import entry_points
+import tempfile
+from importlib.metadata import entry_points, metadata, packages_distributions
 from pathlib import Path
 
 METHODS = ("corsd", "fsd", "calib")
@@ -102,6 +106,20 @@ def generate_fsd() -> None:
         raise SystemExit("two steps left the scene as it was")
 
 
+def run_readme(module: str) -> None:
+    """Every Python example of the README, each for itself, in an empty folder."""
+    readme = str(metadata(packages_distributions()[module][0]).json["description"])
+    examples = re.findall(r"^```python\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
+    if not examples:
+        raise SystemExit(f"the README in the wheel of {module} holds no Python example")
+    for number, example in enumerate(examples, start=1):
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            exec(compile(example, f"README.md, example {number}", "exec"), {"__name__": "example"})  # noqa: S102
+            os.chdir("/")
+    check_installed(module)
+
+
 if __name__ == "__main__":
     name = sys.argv[1]
     check_installed(name)
@@ -112,4 +130,6 @@ if __name__ == "__main__":
         adapt_calib()
     if name == "fsd":
         generate_fsd()
+    if "--readme" in sys.argv[2:]:
+        run_readme(name)
     print(f"{name}: fine")
