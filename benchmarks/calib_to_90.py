@@ -1,6 +1,6 @@
 """Processor seconds until 90 % target accuracy on USPS to MNIST: the calibrator against DANN.
 
-    python benchmarks/calib_to_90.py --out FILE [--quick] [--budget SECONDS] [--seeds 1] [--environment FOLDER]
+    python benchmarks/calib_to_90.py --out FILE [--quick] [--budget SECONDS] [--seeds 1] [--environments FOLDER]
 
 A measurement of speed and nothing else: the target's *test* labels stop the clock, which nobody who adapts has.  All
 begin at the same classifier, trained on the source, whose own training is in no figure.  The clock counts the
@@ -9,8 +9,9 @@ left out.
 
 The calibrator runs with the settings of calib_accuracy.py, which end with their schedule, and once more at a constant
 rate until the budget is used up; what is scored is its moving average.  DANN has the formula of calib.baselines, its
-schedule over as many steps, and then goes on.  pytorch-adapt's DANN runs in an environment of its own (made with uv
-from pytorch_adapt/requirements.txt); where that fails, the JSON says what was tried.
+schedule over as many steps, and then goes on.  The DANNs of pytorch-adapt and skada run in environments of their own
+(made with uv from pytorch_adapt/requirements.txt and skada/requirements.txt); where that fails, the JSON says what was
+tried.
 """
 
 import argparse
@@ -41,7 +42,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-FOLDER = Path(__file__).parent / "pytorch_adapt"
+FOLDER = Path(__file__).parent
+PEERS = {"pytorch-adapt": "pytorch_adapt", "skada": "skada"}
+"""Other projects with a DANN, and the folder of each with its requirements, its dann.py and its environment."""
 GOAL, BUDGET, EVERY = 90.0, 600.0, 50
 PAIR, IMAGE = "usps-mnist", (32, 32)
 
@@ -62,7 +65,9 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--budget", type=float, default=BUDGET, help="processor seconds of a method")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    parser.add_argument("--environment", type=Path, default=FOLDER / ".venv", help="where pytorch-adapt is")
+    parser.add_argument(
+        "--environments", type=Path, default=FOLDER, help="where the other projects are, in PROJECT/.venv"
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
     what = (
@@ -111,15 +116,17 @@ def measure(given: argparse.Namespace, seed: int, record: dict[str, Any]) -> Non
         "DANN": dann(classifier, data, config, seed, last),
     }.items():
         add(method, race(steps, predict, data.test, data.test_labels, **limits))
-    try:
-        if not given.quick:
-            install(given.environment, FOLDER / "requirements.txt")
-        elif not given.environment.exists():
-            record["not_measured"].append("pytorch-adapt: its environment is not made in a quick run")
-            return
-        add("DANN of pytorch-adapt", theirs(given.environment, classifier, data, config, seed, last, limits))
-    except subprocess.CalledProcessError as error:
-        record["not_measured"].append(f"pytorch-adapt: {failure(error)}")
+    for peer, folder in PEERS.items():
+        environment = given.environments / folder / ".venv"
+        try:
+            if not given.quick:
+                install(environment, FOLDER / folder / "requirements.txt")
+            elif not environment.exists():
+                record["not_measured"].append(f"{peer}: its environment is not made in a quick run")
+                continue
+            add(f"DANN of {peer}", theirs(folder, environment, classifier, data, config, seed, last, limits))
+        except subprocess.CalledProcessError as error:
+            record["not_measured"].append(f"{peer}: {failure(error)}")
 
 
 def opened(quick: bool, seed: int) -> tuple[AdaptConfig, nn.Module, Data]:
@@ -221,6 +228,7 @@ def dann(
 
 
 def theirs(
+    folder: str,
     environment: Path,
     classifier: nn.Module,
     data: Data,
@@ -229,23 +237,23 @@ def theirs(
     end: int | None,
     limits: dict[str, Any],
 ) -> dict[str, Any]:
-    """pytorch-adapt's DANN in its own process.
+    """The DANN of another project, `folder`/dann.py, in its own process.
 
     Raises:
         subprocess.CalledProcessError: it failed; ``stderr`` is its traceback.
     """
     settings = Settings(batch_size=config.batch_size)
     own = {name: getattr(settings, name) for name in ("batch_size", "learning_rate", "domain_hidden")}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as scratch:
         arrays = {name: value.numpy() for name, value in data._asdict().items()}
         arrays |= {f"net.{name}": value.numpy() for name, value in run.bare(classifier).state_dict().items()}
-        np.savez(Path(folder) / "data.npz", **arrays)
+        np.savez(Path(scratch) / "data.npz", **arrays)
         given = json.dumps({**own, **limits, "seed": seed, "steps": end})
         command = [
             environment / "bin/python",
-            FOLDER / "dann.py",
+            FOLDER / folder / "dann.py",
             nets.__file__,
-            Path(folder) / "data.npz",
+            Path(scratch) / "data.npz",
             given,
         ]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

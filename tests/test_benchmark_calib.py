@@ -14,6 +14,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
+PEERS = {"pytorch-adapt": "pytorch_adapt", "skada": "skada"}
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +65,7 @@ def test_bodies_of_the_table_are_those_that_the_accuracy_benchmark_trains():
 
 @pytest.mark.slow
 def test_race_to_90_runs_without_the_other_environment(tmp_path):
-    record = run("calib_to_90.py", tmp_path / "out.json", "--environment", tmp_path / "none")
+    record = run("calib_to_90.py", tmp_path / "out.json", "--environments", tmp_path / "none")
     assert [found["method"] for found in record["runs"]] == [
         "calibrator",
         "calibrator, constant rate",
@@ -73,18 +74,21 @@ def test_race_to_90_runs_without_the_other_environment(tmp_path):
     for found in record["runs"]:
         assert found["reached"] is None
         assert [point["step"] for point in found["curve"]] == [2, 4]
-    assert record["not_measured"] == ["pytorch-adapt: its environment is not made in a quick run"]
+    assert record["not_measured"] == [
+        f"{peer}: its environment is not made in a quick run" for peer in ("pytorch-adapt", "skada")
+    ]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not (BENCHMARKS / "pytorch_adapt/.venv").exists(),
-    reason="pytorch-adapt's environment is a download of its own; make bench makes it",
+    not all((BENCHMARKS / folder / ".venv").exists() for folder in PEERS.values()),
+    reason="the environments of pytorch-adapt and skada are downloads of their own; make bench makes them",
 )
-def test_pytorch_adapt_is_measured(tmp_path):
+def test_other_projects_are_measured(tmp_path):
     record = run("calib_to_90.py", tmp_path / "out.json")
     assert record["not_measured"] == []
-    assert record["runs"][-1]["method"] == "DANN of pytorch-adapt"
+    assert [found["method"] for found in record["runs"][-2:]] == ["DANN of pytorch-adapt", "DANN of skada"]
+    assert [point["step"] for point in record["runs"][-1]["curve"]] == [2, 4]
 
 
 def test_an_environment_that_cannot_be_made_says_why(tmp_path, monkeypatch):
@@ -99,9 +103,10 @@ def test_an_environment_that_cannot_be_made_says_why(tmp_path, monkeypatch):
     assert str(ROOT) not in said
 
 
-def test_pytorch_adapt_gets_the_torch_of_our_lock():
+@pytest.mark.parametrize("folder", PEERS.values())
+def test_other_projects_get_the_torch_of_our_lock(folder):
     locked = {p["name"]: p["version"] for p in tomllib.loads((ROOT / "uv.lock").read_text())["package"]}
-    text = (BENCHMARKS / "pytorch_adapt/requirements.txt").read_text()
+    text = (BENCHMARKS / folder / "requirements.txt").read_text()
     pinned = dict(re.findall(r"^(torch|torchvision)==(\S+)", text, re.M))
     assert pinned == {name: locked[name] for name in ("torch", "torchvision")}
 
