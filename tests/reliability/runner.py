@@ -14,6 +14,7 @@ ended it, "events": moments that were counted, null if it was killed}.
 
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import resource
@@ -36,11 +37,18 @@ import fsd.cli
 import fsd.evaluate
 import fsd.report
 import fsd.run
+
+# Loaded by the commands only when they need them; here once, since each fork would take seconds for them.
 import scipy.stats  # noqa: F401
-import skimage.measure  # noqa: F401
+import skimage.measure
+import skimage.morphology  # noqa: F401
 import sklearn.datasets  # noqa: F401
 import torch
+import torch._dynamo
+import torchmetrics  # noqa: F401
+import torchvision.transforms.v2  # noqa: F401
 import trimesh  # noqa: F401
+import tyro  # noqa: F401
 from fsd.priors.mixture import MixturePrior
 from shared_core.run.metrics import MetricsLog
 
@@ -151,6 +159,8 @@ def main() -> None:
     pictures = torch.stack([torch.full((3, 16, 16), 0.8), torch.full((3, 16, 16), -0.6)])
     prior = MixturePrior(pictures.flatten(1), latent_shape=(3, 16, 16))
     fsd.run.build_prior = lambda config, device: prior
+    # A collection in a child would otherwise touch, and so copy, all that is here.
+    gc.freeze()
     running: dict[int, Running] = {}
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
