@@ -2,6 +2,8 @@
 
 python tools/browse.py site runs/demo              # what goes wrong: console, requests, sideways scrolling
 python tools/browse.py --pictures runs/demo        # and the screenshots that the tutorials show
+
+tests/test_docs.py looks at the site and at reports in the same way.
 """
 
 import argparse
@@ -18,6 +20,9 @@ from playwright.sync_api import Browser, sync_playwright
 ROOT = Path(__file__).parents[1]
 WIDTHS = {"phone": 390, "desktop": 1280}
 HEIGHT = 900
+ASSETS = ROOT / "docs/assets"
+# The second and third: WebGL without a graphics card, or the meshes of a report would not show.
+FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -28,7 +33,7 @@ def chromium(path: str | None = None) -> Iterator[Browser]:
     if path is None:
         raise RuntimeError(f"none of these is on PATH: {', '.join(BROWSERS)}")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         try:
             yield browser
         finally:
@@ -51,6 +56,12 @@ def faults(page: Path, browser: Browser, width: int, picture: Path | None = None
     wider = tab.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     if wider > 0:
         found.append(f"{wider} pixels wider than the window")
+    if page.name == "report.html":
+        # What starts once it is in sight starts; then back to the top.
+        for canvas in tab.locator("canvas.mesh").all():
+            canvas.scroll_into_view_if_needed()
+        tab.evaluate("window.scrollTo(0, 0)")
+        tab.wait_for_timeout(500)
     if picture:
         image = Image.open(io.BytesIO(tab.screenshot()))
         image.convert("RGB").quantize(64).save(picture, optimize=True)
@@ -68,19 +79,24 @@ def pages(folder: Path) -> list[Path]:
     return [page for page in demos if page.is_file()] if demos[1:] else sorted(folder.rglob("*.html"))
 
 
+def look(looked: list[Path], browser: Browser, pictures: Path | None = None) -> list[str]:
+    """All that goes wrong with these pages; `pictures` is where report-FOLDER.png of each report is kept."""
+    found = []
+    for page in looked:
+        for name, width in WIDTHS.items():
+            wanted = pictures if page.name == "report.html" and name == "desktop" else None
+            picture = wanted / f"report-{page.parent.name}.png" if wanted else None
+            found += [f"{page} ({name}): {fault}" for fault in faults(page, browser, width, picture)]
+    return found
+
+
 def main(folders: list[Path], pictures: bool) -> int:
     """Look at everything; 1 if anything is wrong."""
-    wrong = 0
     with chromium() as browser:
-        for page in [page for folder in folders for page in pages(folder)]:
-            for name, width in WIDTHS.items():
-                wanted = pictures and page.name == "report.html" and name == "desktop"
-                picture = ROOT / f"docs/assets/report-{page.parent.name}.png" if wanted else None
-                for fault in faults(page, browser, width, picture):
-                    print(f"{page} ({name}): {fault}")
-                    wrong += 1
-    print(f"{wrong} faults")
-    return int(wrong > 0)
+        looked = [page for folder in folders for page in pages(folder)]
+        found = look(looked, browser, ASSETS if pictures else None)
+    print(*found, f"{len(found)} faults on {len(looked)} pages", sep="\n")
+    return int(bool(found))
 
 
 if __name__ == "__main__":
