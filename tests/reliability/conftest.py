@@ -1,7 +1,7 @@
 """Fixtures of the reliability suite.
 
-RELIABILITY_FULL=1 kills a hundred times per method instead of five and does each damage to each file;
-RELIABILITY_FIGURES=FILE writes what happened, which page.py puts into docs/reliability.md.
+RELIABILITY_FULL=1 kills a hundred times per method instead of five; RELIABILITY_FIGURES=FILE writes what happened,
+which page.py puts into docs/reliability.md.
 """
 
 import json

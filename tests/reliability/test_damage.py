@@ -1,7 +1,4 @@
-"""Each file of a run folder truncated, flipped and emptied in turn: a sentence, or the result as it should be.
-
-Every file meets one of the three damages here, and all of them with RELIABILITY_FULL=1.
-"""
+"""Each file of a run folder truncated, flipped and emptied in turn: a sentence, or the result as it should be."""
 
 import random
 import shutil
@@ -9,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from cases import FULL, METHODS, Ended, Runner, Straight, copy, count, outcome, resume, start
+from cases import METHODS, Ended, Runner, Straight, copy, count, outcome, resume, start
 
 DAMAGES = ("truncated", "flipped", "emptied")
 
@@ -27,11 +24,6 @@ def files_of(folder: Path) -> list[str]:
         str(p.relative_to(folder)) for p in sorted(folder.rglob("*")) if p.is_file() and not p.is_symlink()
     ]
     return [name for name in names if Path(name).name not in (".lock", "report.html")]
-
-
-def in_turn(files: list[str], how: str) -> list[str]:
-    """The files that meet this damage."""
-    return files if FULL else files[DAMAGES.index(how) :: len(DAMAGES)]
 
 
 def damage(path: Path, how: str) -> None:
@@ -73,7 +65,7 @@ def test_a_stopped_run_with_a_damaged_file(
     straight: dict[str, Straight],
 ) -> None:
     assert any("step-" in name for name in stopped[method].files)
-    for name in in_turn(stopped[method].files, how):
+    for name in stopped[method].files:
         out = copy(stopped[method].folder, place / f"{method}-harmed")
         damage(out / name, how)
         ended = resume(runner, place, method, out.name)
@@ -102,7 +94,7 @@ def test_a_finished_run_with_a_damaged_file(
     assert good.code == 0, good.said
     shutil.rmtree(place / f"{method}-good")
     files = [name for name in files_of(straight[method].folder) if "checkpoints" not in Path(name).parts]
-    for name in in_turn(files, how):
+    for name in files:
         out = copy(straight[method].folder, place / f"{method}-good")
         damage(out / name, how)
         ended = evaluated(runner, place, method, out)
