@@ -45,7 +45,7 @@ def main() -> None:
             measured = partial(rate, Path(scratch), data, given.quick)
             rates = interleaved(
                 {"two processes": lambda m=measured: m(2), "one process": lambda m=measured: m(1)},
-                rounds=1 if given.quick else 5,
+                rounds=1 if given.quick else 3,
                 warmup=0,
             )
             figures.append(
