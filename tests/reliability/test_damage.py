@@ -70,7 +70,7 @@ def test_a_stopped_run_with_a_damaged_file(
         damage(out / name, how)
         ended = resume(runner, place, method, out.name)
         if ended.code:
-            ended.assert_refused(Path(name).name, "files.json", "config.yaml")
+            ended.assert_refused(Path(name).name)
             # A whole checkpoint is left, so a damaged one is no reason to give up.
             assert "checkpoints" not in name, (name, ended.said)
             count(f"a file of a stopped run {how}", "refused with a sentence that names it")
@@ -99,7 +99,7 @@ def test_a_finished_run_with_a_damaged_file(
         damage(out / name, how)
         ended = evaluated(runner, place, method, out)
         if ended.code:
-            ended.assert_refused(Path(name).name, "files.json")
+            ended.assert_refused(Path(name).name)
             count(f"a file of a finished run {how}, evaluated", "refused with a sentence that names it")
         else:
             assert ended.said == good.said, name
