@@ -8,7 +8,6 @@
 """
 
 import math
-import os
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack, nullcontext
@@ -38,11 +37,11 @@ from calib.attachment import CalibratedClassifier, Features, drifting, probe
 from calib.calibrator import EPSILON_UNIT
 from calib.critics import Patch, draw_patch
 from calib.domains import Domain, check_ranges
+from calib.processes import PRECISION, join
 from calib.selection import Selection
 from calib.step import Batch, Critics, Game, Weights, default_critics
 from calib.validation import VALIDATION_BATCH, measure
 
-PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 TABLE_LIMIT = 2**27
 """Clean features are kept in a table up to this many numbers (512 MB)."""
 
@@ -140,9 +139,7 @@ def adapt(
     weights = weights or Weights()
     released = compat == "released"
     _check(compat, selection, schedule, precision, steps, batch_size, accumulate, world_size())
-    if device not in ("auto", "cpu"):
-        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", device)
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=PRECISION[precision])
+    accelerator = join(device, precision)
     on, main = accelerator.device, accelerator.is_main_process
     model.to(on)
     calibrator = model.calibrator

@@ -10,7 +10,6 @@ One seed is an ordinary run folder; several are cells of a run:
 """
 
 import json
-import os
 import statistics
 import time
 from importlib.resources import files
@@ -19,7 +18,6 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
 from shared_core.data.augment import to_float
 from shared_core.data.loader import test_loader
 from shared_core.data.masks import ArrayMasks
@@ -36,7 +34,7 @@ from shared_core.run.weights import read_weights, save_weights
 from torch import nn
 from torch.utils.data import Dataset
 
-from calib.adaptation import PRECISION, adapt
+from calib.adaptation import adapt
 from calib.attachment import CalibratedClassifier, attach
 from calib.blackbox import distil_surrogate, gives_gradient
 from calib.calibrator import EPSILON_UNIT, Calibrator
@@ -45,6 +43,7 @@ from calib.comparison import all_images, baseline_rows
 from calib.config import AdaptConfig
 from calib.data import Domains, normalization, open_domains
 from calib.evaluate import both_domains, four_numbers, latency_ratio
+from calib.processes import join
 from calib.segmentation import SegmenterSettings, tiny_segmenter, train_segmenter
 from calib.step import Weights
 from calib.supervised import train_classifier
@@ -346,9 +345,7 @@ def open_device(config: AdaptConfig) -> torch.device:
     Before all else, because it says which process writes the folder.
     """
     device = choose_device(config.device)
-    if config.device not in ("auto", "cpu"):
-        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", config.device)
-    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=PRECISION[config.precision])
+    accelerator = join(config.device, config.precision)
     return accelerator.device if accelerator.num_processes > 1 else device
 
 
