@@ -14,6 +14,7 @@ FLOORS = {"usps-mnist": 10.0, "mnist-usps": 6.0}
 SOURCE_FLOOR, SOURCE_GOAL = -1.0, -0.5
 FLOOR_SECONDS, SEEDS = 20 * 60, 3
 METHOD, LONGER = "calibrator", "calibrator 1000 steps"
+TAUGHT, TEACHER = "calibrator views", "surest view"
 
 
 def pairs_of(rows: list[Row]) -> dict[str, list[Row]]:
@@ -86,10 +87,10 @@ def verdicts(pair: str, rows: list[Row]) -> list[str]:
     if pair.startswith("camvid"):
         return [*lines, _segmentation_floor(own, before), *_others(own, rows)]
     if pair in FLOORS:
-        lines += [_floor(pair, row, rows) for row in rows if row["method"] in (METHOD, LONGER)]
+        lines += [_floor(pair, row, rows) for row in rows if row["method"] in (METHOD, LONGER, TAUGHT)]
     if pair in CLAIMS:
         lines += _goals(pair, rows)
-    return lines + _others(own, rows)
+    return lines + _others(own, rows) + _taught(rows)
 
 
 def _floor(pair: str, row: Row, rows: list[Row]) -> str:
@@ -169,6 +170,20 @@ def _others(own: Row, rows: list[Row]) -> list[str]:
                 f"`{METHOD}` against it {words(*gap) if gap else 'not comparable: no shared seed'}."
             )
     return lines
+
+
+def _taught(rows: list[Row]) -> list[str]:
+    """The calibrator that views taught against its teacher alone, which needs no training but several passes."""
+    named = {row["method"]: row for row in rows if "target_after" in row}
+    if TAUGHT not in named or TEACHER not in named:
+        return []
+    gap = against(named[TAUGHT], named[TEACHER])
+    if gap is None:
+        return []
+    return [
+        f"`{TAUGHT}` against `{TEACHER}`, its teacher without a calibrator (eight passes of the classifier an image): "
+        f"target {words(*gap)}."
+    ]
 
 
 def _judged(tests: dict[str, bool]) -> str:

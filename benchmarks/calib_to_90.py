@@ -31,12 +31,13 @@ from _environment import failure, install
 from _figures import options, write
 from _race import race
 from calib import comparison, nets, run
-from calib.attachment import Features, attach
+from calib.attachment import attach
 from calib.baselines.alignment import domain_critic, domain_loss, reversal_schedule, reverse_gradient
 from calib.baselines.form import FeatureNet, Settings, batches, pixels
 from calib.config import AdaptConfig, digits
 from calib.critics import FeatureCritic, PixelCritic, draw_patch
 from calib.data import open_domains
+from calib.features import Features
 from calib.step import Batch, Critics, Game, Weights
 from torch import Tensor, nn
 from torch.nn import functional

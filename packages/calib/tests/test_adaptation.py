@@ -14,6 +14,7 @@ from calib.attachment import ClassifierChangedError, attach
 from calib.calibrator import Calibrator
 from calib.critics import FeatureCritic, PixelCritic
 from calib.step import Critics, Weights
+from calib.views import Views
 from shared_core.data.arrays import ArrayImages
 from shared_core.run import checkpoint
 from shared_core.run.guard import NonFiniteError
@@ -102,8 +103,39 @@ def test_a_brightness_shift_is_undone_enough_to_be_named_right():
     assert accuracy(0.0) == before
 
 
+def test_views_teach_where_critics_are_silent():
+    source, target = toy(80), toy(80, shift=0.3, seed=1)
+    named = {}
+    for weight in (0.0, 1.0):
+        calibrated = model()
+        # The classifier knows the lifted images when it sees them a third smaller, with their border around them.
+        adapt(
+            calibrated, source, target, steps=60, learning_rate=3e-3, selection="last",
+            weights=Weights(pixel=1e-6, feature=0.0, views=weight, hold=weight),
+            views=Views(count=3, threshold=0.5), **{**SHORT, "batch_size": 20},
+        )  # fmt: skip
+        with torch.no_grad():
+            named[weight] = calibrated(target.images.float() / 255).argmax(1)
+        calibrated.verify()
+    assert not torch.equal(named[0.0], named[1.0])
+
+
+@pytest.mark.parametrize(("weights", "words"), [(Weights(views=1.0), "views"), (Weights(hold=1.0), "hold")])
+def test_what_names_classes_is_no_part_of_the_released_code(weights, words):
+    with pytest.raises(ValueError, match=words):
+        adapt(model(), toy(), toy(shift=0.3), steps=2, weights=weights, compat="released", **SHORT)
+
+
 @pytest.mark.parametrize("stopped_at", [3, 4, 7])
-@pytest.mark.parametrize("more", [{}, {"ema": None, "accumulate": 2}, {"compat": "released"}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"ema": None, "accumulate": 2},
+        {"compat": "released"},
+        {"weights": Weights(views=1.0, hold=1.0), "views": Views(count=2, threshold=0.0)},
+    ],
+)
 def test_resume_equals_the_straight_run_bit_for_bit(tmp_path, stopped_at, more, monkeypatch):
     straight = model()
     adapt(straight, toy(), toy(shift=0.3), steps=8, out=tmp_path / "straight", log_every=1, **more, **SHORT)

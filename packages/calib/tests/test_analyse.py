@@ -6,9 +6,10 @@ import math
 import pytest
 import torch
 from calib.analyse import accuracy_by_epsilon, attack, log_amplitude, radial_mean, random_sign
-from calib.attachment import Features, attach
+from calib.attachment import attach
 from calib.calibrator import Calibrator
 from calib.critics import FeatureCritic, PixelCritic, draw_patch
+from calib.features import Features
 from calib.step import Critics
 from torch import nn
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from calib.attachment import CalibratedClassifier, ClassifierChangedError, Features, attach, drifting, probe
+from calib.attachment import CalibratedClassifier, ClassifierChangedError, attach, drifting, probe
 from calib.calibrator import Calibrator
+from calib.features import Features
 from torch import nn
 
 

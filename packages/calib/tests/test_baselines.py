@@ -166,6 +166,7 @@ TOUCHED = {
     "source_only": "nothing",
     "moment_matching": "nothing",
     "random_correction": "nothing",
+    "surest_view": "nothing",
     "bn_adapt": "buffers",
     "tent": "batch-norm weights",
     "deep_coral": "new model",

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from calib.losses import calibrator_loss, critic_loss
+from calib.losses import agreement_loss, calibrator_loss, critic_loss
 from shared_core.testing import gradients_agree
 
 
@@ -42,7 +42,30 @@ def test_balance_is_the_logarithm_of_four():
     assert math.isclose(float(calibrator_loss(silent[2], silent[3], 1.0)), 2 * math.log(4), rel_tol=1e-6)
 
 
+def test_agreement_is_the_surprise_at_the_likeliest_class():
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    taught = torch.tensor([[0.1, 0.2, 0.7], [0.0, 0.0, 0.0], [0.5, 0.3, 0.2], [0.0, 1.0, 0.0]])
+    total = 0.0
+    for row, label in ((0, 2), (2, 0), (3, 1)):
+        total += math.log(sum(math.exp(z) for z in logits[row].tolist())) - float(logits[row, label])
+    assert math.isclose(float(agreement_loss(logits, taught)), total / 4, rel_tol=1e-9)
+
+
+def test_a_silent_teacher_moves_nothing():
+    logits = torch.randn(2, 3, requires_grad=True)
+    agreement_loss(logits, torch.zeros(2, 3)).backward()
+    assert torch.equal(logits.grad, torch.zeros(2, 3))
+
+
+def test_a_class_that_the_classifier_rules_out_is_still_taught():
+    logits = torch.tensor([[100.0, -100.0]], requires_grad=True)
+    agreement_loss(logits, torch.tensor([[0.0, 1.0]])).backward()
+    assert logits.grad[0, 1] == -1
+
+
 def test_gradients():
+    taught = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+    gradients_agree(lambda a: agreement_loss(a, taught), *groups(3))
     gradients_agree(lambda a, b, c, d: critic_loss([a, b, c, d]), *groups(2, 1, 3, 2))
     gradients_agree(lambda a, b: calibrator_loss(a, b, 0.3), *groups(2, 3))
 
@@ -52,6 +75,10 @@ def test_half_precision_is_computed_in_float32():
     half = critic_loss([logits.bfloat16() for logits in found])
     assert half.dtype == torch.float32
     assert abs(float(half) - float(critic_loss(found))) < 0.05
+    taught = torch.eye(4)
+    agreed = agreement_loss(found[0].bfloat16(), taught)
+    assert agreed.dtype == torch.float32
+    assert abs(float(agreed) - float(agreement_loss(found[0], taught))) < 0.05
 
 
 def test_one_image_is_enough_and_three_groups_are_not():
@@ -65,3 +92,5 @@ def test_compiled_losses_are_the_same():
     found = [logits.float() for logits in groups(4, 4, 4, 4)]
     assert torch.allclose(torch.compile(critic_loss)(found), critic_loss(found))
     assert torch.allclose(torch.compile(calibrator_loss)(*found[2:]), calibrator_loss(*found[2:]))
+    taught = torch.eye(4)
+    assert torch.allclose(torch.compile(agreement_loss)(found[0], taught), agreement_loss(found[0], taught))

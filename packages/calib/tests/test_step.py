@@ -6,6 +6,7 @@ import pytest
 import torch
 from calib.calibrator import Calibrator
 from calib.critics import FeatureCritic, PixelCritic, draw_patch
+from calib.features import Features
 from calib.losses import calibrator_loss, critic_loss
 from calib.step import Batch, Critics, Game, Weights, average_gradients, calibrate
 from torch import nn
@@ -115,7 +116,8 @@ def test_rounds_average_their_gradients():
         (Batch(s, t, features(s), features(t)), draw_patch(12, 12, 4, 0, 0))
         for s, t in ((images(4, 0), images(4, 1)), (images(4, 2), images(4, 3)))
     ]
-    whole = (Batch(*(torch.cat(pair) for pair in zip(parts[0][0], parts[1][0], strict=True))), parts[0][1])
+    halves = zip(parts[0][0][:4], parts[1][0][:4], strict=True)
+    whole = (Batch(*(torch.cat(pair) for pair in halves)), parts[0][1])
     sgd = [torch.optim.SGD(net.parameters(), 0.1) for net in (twin_calibrator, twin_critics)]
     # Two rounds move both players at the end; one round moves the critics first.  The critics see the same.
     Game(twin_calibrator, features, twin_critics, *sgd, Weights()).play([whole])
@@ -150,3 +152,38 @@ def test_average_gradients_gives_the_norm():
 def test_a_game_needs_a_critic():
     with pytest.raises(ValueError, match="there is no critic"):
         Critics(None, None)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "logits", "layer:net.1"])
+def test_the_terms_that_name_classes_take_one_pass_and_are_cross_entropies(kind):
+    classifier, calibrator, critics = players()
+    features = Features(classifier, kind)
+    if kind.startswith("layer"):
+        critics.feature = FeatureCritic(8, (8, 6), dropout=0.0).double()
+    weights = Weights(views=0.7, hold=1.5)
+    sgd = [torch.optim.SGD(net.parameters(), 0.0) for net in (calibrator, critics)]
+    source, target = images(3, 0), images(4, 1)
+    taught = torch.tensor(
+        [[0.0, 0.9, 0.1], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.1, 0.0, 0.9]], dtype=torch.float64
+    )
+    held = torch.tensor([2, 0, 1])
+    batch = Batch(source, target, features(source), features(target), held, taught)
+    classifier.calls = 0
+    parts = Game(calibrator, features, critics, *sgd, weights).play([(batch, draw_patch(12, 12, 4, 0, 0))])
+    assert classifier.calls == 1
+    with torch.no_grad():
+        named, kept = (classifier(calibrator(x)).log_softmax(1) for x in (target, source))
+    views = -(named[0, 1] + named[2, 0] + named[3, 2]) / 4
+    hold = -(kept[0, 2] + kept[1, 0] + kept[2, 1]) / 3
+    assert float(parts["views"]) == pytest.approx(0.7 * float(views), rel=1e-6)
+    assert float(parts["hold"]) == pytest.approx(1.5 * float(hold), rel=1e-6)
+
+
+@pytest.mark.parametrize("term", ["views", "hold"])
+def test_a_term_without_what_it_is_measured_against_is_refused(term):
+    classifier, calibrator, critics = players()
+    sgd = [torch.optim.SGD(net.parameters(), 0.1) for net in (calibrator, critics)]
+    clean = [classifier(x).softmax(1) for x in (images(3, 0), images(3, 1))]
+    game = Game(calibrator, Features(classifier), critics, *sgd, Weights(**{term: 1.0}))
+    with pytest.raises(ValueError, match=f"weights.{term} needs batch"):
+        game.play([(Batch(images(3, 0), images(3, 1), *clean), draw_patch(12, 12, 4, 0, 0))])

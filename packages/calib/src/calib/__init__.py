@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from calib.critics import FeatureCritic, PixelCritic, PixelwiseFeatureCritic
     from calib.losses import calibrator_loss, critic_loss
     from calib.step import Critics, Weights
+    from calib.views import Views
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ __all__ = [
     "OnnxClassifier",
     "PixelCritic",
     "PixelwiseFeatureCritic",
+    "Views",
     "Weights",
     "adapt",
     "attach",
@@ -61,6 +63,7 @@ _HOMES = {
     "calibrator_loss": "losses",
     "critic_loss": "losses",
     "Critics": "step",
+    "Views": "views",
     "Weights": "step",
 }
 

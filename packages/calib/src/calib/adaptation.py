@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float
 from shared_core.ops.freeze import checksums, digest
 from shared_core.ops.gather import rank, world_size
 from shared_core.run import checkpoint
@@ -33,17 +32,20 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from calib import validators
-from calib.attachment import CalibratedClassifier, Features, drifting, probe
+from calib.attachment import CalibratedClassifier, drifting, probe
 from calib.calibrator import EPSILON_UNIT
 from calib.critics import Patch, draw_patch
 from calib.domains import Domain, check_ranges
+from calib.features import Features
+from calib.feed import Feed
 from calib.processes import PRECISION, join
 from calib.selection import Selection
 from calib.step import Batch, Critics, Game, Weights, default_critics
-from calib.validation import VALIDATION_BATCH, measure
+from calib.validation import measure
+from calib.views import Teacher, Views
 
-TABLE_LIMIT = 2**27
-"""Clean features are kept in a table up to this many numbers (512 MB)."""
+ZOOM_IMAGES = 500
+"""Images of the target's sample on which a teacher's zooms are weighed."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def adapt(
     weight_decay: float = 0.0,
     schedule: str = "constant",
     weights: Weights | None = None,
+    views: Views | None = None,
     feature: str = "softmax",
     feature_stride: int = 1,
     critics: Critics | None = None,
@@ -115,6 +118,7 @@ def adapt(
         batch_size: images of each domain per step over all processes; a loader has its own.
         schedule: of both learning rates, "constant" (the paper's) or "cosine" down to 0.
         weights: of the loss, see :class:`calib.step.Weights`; feature=0 needs no gradient of the classifier.
+        views: which views of a target image teach where `weights.views` is above 0, see :mod:`calib.views`.
         feature: what the feature critic sees: "softmax", "logits" or "layer:NAME"; of feature maps every
             `feature_stride`-th pixel of every `feature_stride`-th row.
         critics: your own; default: a pixel critic on `patches` patches of `patch` by `patch` pixels a step, and a
@@ -155,8 +159,17 @@ def adapt(
     if selection == "oracle" and samples[1].labels is None:
         raise ValueError("selection is 'oracle', but the target has no labels: choose one without labels")
     needed = weights.feature > 0 if critics is None else critics.feature is not None
+    needed = needed or weights.name_classes()
     features = Features(model.classifier, feature, feature_stride) if needed else None
     example = probe(model, features, samples[0].pixels[:2].to(on)) if features else None
+    if released and weights.name_classes():
+        raise ValueError(
+            "compat 'released' is the released code as it is: leave weights.views and weights.hold 0"
+        )
+    if weights.name_classes() and model.classifier(samples[0].pixels[:2].to(on)).dim() != 2:
+        raise ValueError(
+            "weights.views and weights.hold name one class an image, and this classifier answers per pixel: give 0"
+        )
 
     with ExitStack() as open_things:
         # First values depend on the seed alone, and the caller's random state stays as it was.
@@ -179,6 +192,9 @@ def adapt(
         game = Game(calibrator, features, critics, optimizers[0], optimizers[1], weights, accelerator)
         averaged = None if ema is None else AveragedModel(calibrator, multi_avg_fn=get_ema_multi_avg_fn(ema))
         kept = calibrator if averaged is None else averaged.module
+        teacher = None
+        if weights.views:
+            teacher = Teacher(lambda images: model.classifier(kept(images)).softmax(1), views or Views())
         chosen = Selection(selection, source_tolerance)
         guard = FiniteGuard(on_nonfinite)
 
@@ -196,6 +212,7 @@ def adapt(
         saved |= {"calibrator_schedule": schedules[0], "critics_schedule": schedules[1]}
         saved |= {"averaged": averaged} if averaged is not None else {}
         saved |= {"classifier": model.classifier} if released else {}
+        saved |= {"teacher": teacher} if teacher is not None else {}
         saved |= {"scaler": accelerator.scaler} if accelerator.scaler is not None else {}
         folder = RunFolder(out) if out is not None else None
         step = 0
@@ -214,30 +231,11 @@ def adapt(
             if main:
                 # Without a checkpoint the line of step 0, too, is about to come again.
                 cut_back(folder.metrics, step or -1)
-        for domain in domains:
-            domain.seek(step * accumulate)
-        # The clean features are constants: where each image comes up at least once, they are computed once.
-        tables = [
-            _clean_table(domain, features, on, accelerator)
-            if features
-            and example is not None
-            and not released
-            and _pays(domain, example, steps * batch_size)
-            else None
-            for domain in domains
-        ]
+        feed = Feed(domains, features, model.classifier, weights, seed, on, teacher, accelerator.autocast)
+        feed.seek(step * accumulate)
+        if not released:
+            feed.fill_tables(steps * batch_size)
         begun = time.perf_counter() - state["seconds"]
-
-        def next_batch() -> Batch:
-            found = [domain.next_batch(on) for domain in domains]
-            clean: list[Tensor | None] = [None, None]
-            if features:
-                with torch.no_grad(), accelerator.autocast():
-                    clean = [
-                        features(images.pixels) if table is None else table[images.places].to(on)
-                        for table, images in zip(tables, found, strict=True)
-                    ]
-            return Batch(found[0].pixels, found[1].pixels, *clean)
 
         def drawn(part: Batch, turn: int) -> Patch | None:
             if critics.pixel is None:
@@ -250,6 +248,8 @@ def adapt(
         def validate() -> bool:
             values = measure(model, kept, critics, features, samples, on, patch, seed, selection == "oracle")
             is_best = chosen.consider(step, values, kept)
+            if teacher is not None:
+                teacher.weigh_zooms(samples[1].pixels[:ZOOM_IMAGES].to(on))
             if log:
                 log.log(step, validators=values, chosen=is_best)
             return is_best
@@ -279,7 +279,7 @@ def adapt(
             calibrator.train()
             critics.train()
             turns = range(step * accumulate, (step + 1) * accumulate)
-            rounds = [(next_batch(), turn) for turn in turns]
+            rounds = [(feed.next_batch(turn), turn) for turn in turns]
             parts = game.play(
                 [(part, drawn(part, turn)) for part, turn in rounds],
                 partial(_accepted, guard, accelerator, step + 1),
@@ -331,24 +331,6 @@ def adapt(
         accelerator.wait_for_everyone()
         accelerator.free_memory()
     return report
-
-
-def _pays(domain: Domain, example: Tensor, images: int) -> bool:
-    return (
-        domain.dataset is not None
-        and images >= domain.size
-        and domain.size * example[0].numel() <= TABLE_LIMIT
-    )
-
-
-@torch.no_grad()
-def _clean_table(
-    domain: Domain, features: Features, device: torch.device, accelerator: Accelerator
-) -> Float[Tensor, "images ..."]:
-    with accelerator.autocast():
-        return torch.cat(
-            [features(images.to(device)).cpu() for images in domain.all_images(VALIDATION_BATCH)]
-        )
 
 
 def _factor(schedule: str, step: int, steps: int) -> float:

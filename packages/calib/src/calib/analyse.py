@@ -75,7 +75,7 @@ def attack(
     What the calibrator learns to do in one pass (the paper's reading of it, arXiv 1911.12796, section 5).
 
     Args:
-        features: the classifier's features with gradient, see :class:`calib.attachment.Features`; None without
+        features: the classifier's features with gradient, see :class:`calib.features.Features`; None without
             a feature critic.
         step_size: a share of the value range; default 2.5 * epsilon / steps, so that the border can be reached.
         patches: patches that the pixel critic judges at a step, drawn anew from (seed, step).

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from calib import validators
 from calib.analyse import attack, log_amplitude, radial_mean, random_sign
-from calib.attachment import Features
 from calib.blackbox import gives_gradient
 from calib.critics import FeatureCritic, PixelCritic, PixelwiseFeatureCritic, draw_patch
+from calib.features import Features
 from calib.samples import sample, score, scores_by_epsilon
 from calib.step import Critics
 from calib.trained import Trained, cell_folders, open_test, open_trained

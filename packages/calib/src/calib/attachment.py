@@ -11,12 +11,12 @@ from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
-from shared_core.ops.features import FeatureCapture
 from shared_core.ops.freeze import changed, checksums, freeze
 from torch import Tensor, nn
 
 from calib.blackbox import gives_gradient
 from calib.calibrator import Calibrator, ValueRange
+from calib.features import Features
 
 
 class ClassifierChangedError(RuntimeError):
@@ -112,38 +112,6 @@ def attach(
         calibrator.set_value_range(value_range)
     device = next((p.device for p in classifier.parameters()), None)
     return CalibratedClassifier(classifier, calibrator if device is None else calibrator.to(device))
-
-
-class Features:
-    """What the feature critic sees of the classifier: "softmax" (default), "logits" or "layer:NAME".
-
-    Of feature maps (a segmentation net's scores) it sees every `stride`-th pixel of every `stride`-th row.
-    """
-
-    def __init__(self, classifier: nn.Module, kind: str = "softmax", stride: int = 1) -> None:
-        if stride < 1:
-            raise ValueError(f"stride is {stride}; it counts from 1")
-        self.classifier, self.kind, self.stride = classifier, kind, stride
-        layer = kind.removeprefix("layer:")
-        if kind not in ("softmax", "logits") and layer == kind:
-            raise ValueError(f"feature is {kind!r}; choose softmax, logits or layer:NAME")
-        self._capture = None if kind in ("softmax", "logits") else FeatureCapture(classifier, [layer])
-
-    def __call__(self, images: Float[Tensor, "batch channels height width"]) -> Tensor:
-        """Features of a batch, with gradient to the images."""
-        features = self._whole(images)
-        return features[..., :: self.stride, :: self.stride] if features.dim() == 4 else features
-
-    def _whole(self, images: Tensor) -> Tensor:
-        if self._capture is not None:
-            with self._capture:
-                self.classifier(images)
-            (features,) = self._capture.pop().values()
-            return features
-        logits = self.classifier(images)
-        if self.kind == "logits":
-            return logits
-        return logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from tyro.conf import Suppress
 Baseline = Literal[
     "moment_matching",
     "random_correction",
+    "surest_view",
     "bn_adapt",
     "tent",
     "deep_coral",
@@ -38,6 +39,19 @@ class LossWeights(Config):
     pixel: float = Field(1.0, ge=0)
     feature: float = Field(1.0, ge=0)
     source: float = Field(0.1, ge=0)
+    views: float = Field(0.0, ge=0, description="Of what the target's surest views say; 0: no such teacher.")
+    hold: float = Field(0.0, ge=0, description="Of the classes that the source has without the calibrator.")
+
+
+class ViewSettings(Config):
+    """Which views teach where loss.views is above 0; see calib.Views, with the same defaults."""
+
+    count: int = Field(4, ge=1)
+    zooms: tuple[float, ...] = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.65)
+    shear: float = Field(0.4, ge=0)
+    zoom_temperature: float = Field(0.03, gt=0)
+    temperature: float = Field(0.1, gt=0)
+    threshold: float = Field(0.9, ge=0, lt=1)
 
 
 class Optim(Config):
@@ -130,6 +144,7 @@ class AdaptConfig(Config):
     checkpoint_every: Suppress[int] = Field(200, ge=1)
     training: Suppress[Training] = Training()
     loss: Suppress[LossWeights] = LossWeights()
+    views: Suppress[ViewSettings] = ViewSettings()
     optim: Suppress[Optim] = Optim()
 
     @property

@@ -40,6 +40,19 @@ def calibrator_loss(
     return _towards(calibrated_target, SOURCE) + source_weight * _towards(calibrated_source, SOURCE)
 
 
+def agreement_loss(
+    logits: Float[Tensor, "batch classes"], taught: Float[Tensor, "batch classes"]
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy of `logits` with the likeliest class of `taught` (ours, see :mod:`calib.views`).
+
+    A row of zeros teaches nothing and counts as 0: the less the teacher knows, the less it weighs.
+    """
+    likeliest, labels = taught.detach().max(1)
+    # In float32 at least, as below.
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return (functional.cross_entropy(wide, labels, reduction="none") * (likeliest > 0)).mean()
+
+
 def _towards(logits: Tensor, group: int) -> Tensor:
     labels = logits.new_full((len(logits), *logits.shape[2:]), group, dtype=torch.int64)
     # In float32 at least: a softmax in half precision has three digits.

@@ -47,6 +47,7 @@ from calib.processes import join
 from calib.segmentation import SegmenterSettings, tiny_segmenter, train_segmenter
 from calib.step import Weights
 from calib.supervised import train_classifier
+from calib.views import Views
 
 
 def run(config: AdaptConfig, out: Path, resume: bool = False) -> dict[str, Any]:
@@ -275,6 +276,8 @@ def adapt_model(
         else:
             note = "with pixels only: the classifier gives no gradient"
             weights = Weights(weights.pixel or 1.0, 0.0, weights.source)
+    if weights.views:
+        note += ", taught by its surest answers to views of the target"
     o = config.optim
     adapt(
         trained,
@@ -288,6 +291,7 @@ def adapt_model(
         weight_decay=o.weight_decay,
         schedule=o.schedule,
         weights=weights,
+        views=Views(**config.views.model_dump()),
         feature=config.feature,
         feature_stride=config.feature_stride,
         patch=config.patch,

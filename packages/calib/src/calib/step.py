@@ -15,23 +15,34 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from shared_core.ops.gather import world_size
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from calib.critics import FeatureCritic, Patch, PixelCritic, PixelwiseFeatureCritic
-from calib.losses import calibrator_loss, critic_loss
-
-Features = Callable[[Tensor], Tensor]
+from calib.features import Answer, Features
+from calib.losses import agreement_loss, calibrator_loss, critic_loss
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of equation 7: of its pixel terms, its feature terms, and of the source group in both."""
+    """Weights of equation 7: of its pixel terms, its feature terms, and of the source group in both.
+
+    Two further terms are ours and off unless they are weighed: `views`, that calibrated target images are named as
+    their surest views are (:mod:`calib.views`), and `hold`, that calibrated source images are named as without the
+    calibrator.
+    """
 
     pixel: float = 1.0
     feature: float = 1.0
     source: float = 0.1
+    views: float = 0.0
+    hold: float = 0.0
+
+    def name_classes(self) -> bool:
+        """Whether a term asks which class an image is given."""
+        return self.views > 0 or self.hold > 0
 
 
 class Critics(nn.Module):
@@ -57,35 +68,55 @@ def default_critics(channels: int, patch: int, example: Tensor | None, weights: 
 
 
 class Batch(NamedTuple):
-    """Images of both domains and the classifier's features of them (None without a feature critic)."""
+    """Images of both domains and the classifier's features of them (None without a feature critic).
+
+    `held`: classes of the source images without the calibrator.  `taught`: what the views of the target images say.
+    """
 
     source: Float[Tensor, "source channels height width"]
     target: Float[Tensor, "target channels height width"]
     clean_source: Tensor | None
     clean_target: Tensor | None
+    held: Int64[Tensor, " source"] | None = None
+    taught: Float[Tensor, "target classes"] | None = None
 
 
 class CalibratedBatch(NamedTuple):
-    """Calibrated images of both domains and their features, with gradient."""
+    """Calibrated images of both domains, their features and logits (None where not asked for), with gradient."""
 
     source: Tensor
     target: Tensor
     source_features: Tensor | None
     target_features: Tensor | None
+    source_logits: Tensor | None = None
+    target_logits: Tensor | None = None
 
 
-def calibrate(calibrator: nn.Module, features: Features | None, batch: Batch) -> CalibratedBatch:
+Ask = Features | Callable[[Tensor], Tensor]
+"""The classifier's features of images; :class:`calib.features.Features` gives its logits, too."""
+
+
+def calibrate(calibrator: nn.Module, features: Ask | None, batch: Batch) -> CalibratedBatch:
     """Both domains through the calibrator and, where a feature critic plays, through the classifier."""
     if batch.source.shape[1:] != batch.target.shape[1:]:
         source, target = calibrator(batch.source), calibrator(batch.target)
-        both = (features(source), features(target)) if features else (None, None)
-        return CalibratedBatch(source, target, *both)
+        if features is None:
+            return CalibratedBatch(source, target, None, None)
+        s, t = _answer(features, source), _answer(features, target)
+        return CalibratedBatch(source, target, s.features, t.features, s.logits, t.logits)
     # In one pass: nothing in either net looks across images.
     parts = [len(batch.source), len(batch.target)]
     together = calibrator(torch.cat([batch.source, batch.target]))
     source, target = together.split(parts)
-    both = features(together).split(parts) if features else (None, None)
-    return CalibratedBatch(source, target, *both)
+    if features is None:
+        return CalibratedBatch(source, target, None, None)
+    answer = _answer(features, together)
+    logits = (None, None) if answer.logits is None else answer.logits.split(parts)
+    return CalibratedBatch(source, target, *answer.features.split(parts), *logits)
+
+
+def _answer(features: Ask, images: Tensor) -> Answer:
+    return features.answer(images) if isinstance(features, Features) else Answer(features(images), None)
 
 
 def critics_loss(
@@ -127,18 +158,38 @@ def deception_loss(
     return parts
 
 
+def naming_loss(batch: Batch, calibrated: CalibratedBatch, weights: Weights) -> dict[str, Float[Tensor, ""]]:
+    """The terms `views` and `hold` of :class:`Weights` by name, weighted.
+
+    Raises ValueError where the batch lacks what a term is measured against, or the calibrated batch its logits.
+    """
+    parts = {}
+    if weights.views:
+        if batch.taught is None or calibrated.target_logits is None:
+            raise ValueError(
+                "weights.views needs batch.taught, and features that are a calib.features.Features"
+            )
+        parts["views"] = weights.views * agreement_loss(calibrated.target_logits, batch.taught)
+    if weights.hold:
+        if batch.held is None or calibrated.source_logits is None:
+            raise ValueError("weights.hold needs batch.held, and features that are a calib.features.Features")
+        parts["hold"] = weights.hold * cross_entropy(calibrated.source_logits.float(), batch.held)
+    return parts
+
+
 class Game:
     """Both players with their optimizers; `play` is one step of it.
 
     Args:
-        features: the classifier's features, with gradient to the images; unused without a feature critic.
+        features: the classifier's features, with gradient to the images; unused without a feature critic, unless
+            the weights name classes.
         accelerator: accelerate's, for precision and devices; None computes plainly.
     """
 
     def __init__(
         self,
         calibrator: nn.Module,
-        features: Features | None,
+        features: Ask | None,
         critics: Critics,
         calibrator_optimizer: Any,
         critics_optimizer: Any,
@@ -146,7 +197,7 @@ class Game:
         accelerator: Any = None,
     ) -> None:
         self.calibrator, self.critics, self.weights = calibrator, critics, weights
-        self.features = None if critics.feature is None else features
+        self.features = features if critics.feature is not None or weights.name_classes() else None
         self.calibrator_optimizer, self.critics_optimizer = calibrator_optimizer, critics_optimizer
         self._backward = accelerator.backward if accelerator else torch.Tensor.backward
         self._autocast = accelerator.autocast if accelerator else nullcontext
@@ -174,6 +225,7 @@ class Game:
                 self._move(self.critics, self.critics_optimizer)
             with self._autocast(), _fixed(self.critics):
                 deceived = deception_loss(self.critics, calibrated, patch, self.weights)
+                deceived |= naming_loss(batch, calibrated, self.weights)
             if not usable(deceived):
                 return self._give_up(deceived)
             self._backward(share * torch.stack(list(deceived.values())).sum())

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from calib import validators
-from calib.attachment import CalibratedClassifier, Features
+from calib.attachment import CalibratedClassifier
 from calib.critics import draw_patch
 from calib.domains import Images
+from calib.features import Features
 from calib.step import Critics
 
 VALIDATION_BATCH = 200

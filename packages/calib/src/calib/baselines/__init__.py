@@ -5,6 +5,7 @@
 | `source_only` | F(x) | nothing | |
 | `moment_matching` | F((x - mu_t) sigma_s / sigma_t + mu_s) | nothing | |
 | `random_correction` | F(clip(x + epsilon sign(n))) | nothing | |
+| `surest_view` | the surest answers to 8 views of x, weighed by entropy | nothing | :mod:`calib.views` |
 | `bn_adapt` | batch norm's mean and variance from the target | buffers | arXiv 1603.04779 |
 | `tent` | min H(p(x_t)) over batch norm's weights, online | batch-norm weights | arXiv 2006.10726 |
 | `deep_coral` | min CE + w/(4 d^2) norm(C_s - C_t)^2 | new model | arXiv 1607.01719 |
@@ -28,7 +29,13 @@ from torch import Tensor, nn
 from calib.baselines.alignment import dann, deep_coral
 from calib.baselines.encoders import adda, shot_im
 from calib.baselines.form import Adapted, Labelled, NotApplicableError, Settings
-from calib.baselines.frozen import moment_matching, random_correction, source_only, target_supervised
+from calib.baselines.frozen import (
+    moment_matching,
+    random_correction,
+    source_only,
+    surest_view,
+    target_supervised,
+)
 from calib.baselines.statistics import bn_adapt, tent
 
 __all__ = ["METHODS", "Adapted", "Labelled", "NotApplicableError", "Settings", "target_supervised"]
@@ -37,6 +44,7 @@ METHODS: dict[str, Callable[[nn.Module, Labelled, Tensor, Settings, int], Adapte
     "source_only": source_only,
     "moment_matching": moment_matching,
     "random_correction": random_correction,
+    "surest_view": surest_view,
     "bn_adapt": bn_adapt,
     "tent": tent,
     "deep_coral": deep_coral,

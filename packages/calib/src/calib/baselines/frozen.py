@@ -20,6 +20,7 @@ from calib.baselines.form import (
     pixels,
     seeded,
 )
+from calib.views import Teacher, Views
 
 
 def source_only(
@@ -67,6 +68,26 @@ def random_correction(
         # Drawn on the CPU: the same on every device.
         sign = torch.randint(2, x.shape, generator=generator).to(x) * 2 - 1
         return answer(project(x + settings.epsilon * sign, x, settings.epsilon, 0.0, 1.0))
+
+    return Adapted(predict, "nothing", net)
+
+
+def surest_view(
+    classifier: nn.Module, source: Labelled, target: Tensor, settings: Settings, seed: int
+) -> Adapted:
+    """The surest answers to 8 views of each image: the calibrator's teacher (:mod:`calib.views`) without a calibrator.
+
+    Zooms are weighed on 500 target images; every test image costs 8 passes of the classifier.  Reads no setting.
+    """
+    net = copied(classifier)
+    answer = adapted(net, "nothing").predict
+    teacher = Teacher(lambda images: answer(images).softmax(1), Views(count=8, threshold=0.0))
+    order = torch.randperm(len(target), generator=torch.Generator().manual_seed(seed))
+    teacher.weigh_zooms(pixels(target[order[:500]], net))
+
+    def predict(images: Tensor) -> Tensor:
+        taught = teacher.teach(pixels(images, net), torch.Generator().manual_seed(seed))
+        return taught.clamp_min(1e-12).log()
 
     return Adapted(predict, "nothing", net)
 

@@ -1,0 +1,92 @@
+"""What the steps of an adaptation are fed: images of both domains, and what the classifier says of them as they are.
+
+>>> feed = Feed([source, target], features, model.classifier, weights, seed=0, device=device)
+>>> feed.fill_tables(images=steps * batch_size)
+>>> batch = feed.next_batch(turn=0)
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from jaxtyping import Float
+from shared_core.data.sampling import keyed_generator_seed
+from torch import Tensor, nn
+
+from calib.domains import Domain
+from calib.features import Features
+from calib.step import Batch, Weights
+from calib.validation import VALIDATION_BATCH
+from calib.views import Teacher
+
+TABLE_LIMIT = 2**27
+"""Clean features are kept in a table up to this many numbers (512 MB)."""
+
+
+class Feed:
+    """Source and target, one :class:`calib.step.Batch` after the other.
+
+    The features of clean images are constants under a frozen classifier: :meth:`fill_tables` computes them once where
+    that pays.  `autocast` is accelerate's, for precision.
+    """
+
+    def __init__(
+        self,
+        domains: list[Domain],
+        features: Features | None,
+        classifier: nn.Module,
+        weights: Weights,
+        seed: int,
+        device: torch.device,
+        teacher: Teacher | None = None,
+        autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self.domains, self.features, self.classifier, self.weights = domains, features, classifier, weights
+        self.seed, self.device, self.teacher, self.autocast = seed, device, teacher, autocast
+        self.tables: list[Tensor | None] = [None, None]
+
+    def seek(self, turn: int) -> None:
+        """Go on with batch number `turn`."""
+        for domain in self.domains:
+            domain.seek(turn)
+
+    @torch.no_grad()
+    def fill_tables(self, images: int) -> None:
+        """Compute the clean features of every domain of which `images` images show each at least once."""
+        for number, domain in enumerate(self.domains):
+            if self.features is None or domain.dataset is None or images < domain.size:
+                continue
+            parts: list[Tensor] = []
+            for pixels in domain.all_images(VALIDATION_BATCH):
+                with self.autocast():
+                    parts.append(self.features(pixels.to(self.device)).cpu())
+                if domain.size * parts[0][0].numel() > TABLE_LIMIT:
+                    break
+            else:
+                self.tables[number] = torch.cat(parts)
+
+    @torch.no_grad()
+    def next_batch(self, turn: int) -> Batch:
+        """The next images of both domains; the views of the target are a function of (seed, turn)."""
+        source, target = (domain.next_batch(self.device) for domain in self.domains)
+        with self.autocast():
+            clean = [
+                None
+                if self.features is None
+                else self.features(images.pixels)
+                if table is None
+                else table[images.places].to(self.device)
+                for table, images in zip(self.tables, (source, target), strict=True)
+            ]
+            held = self._classes(source.pixels, clean[0]) if self.weights.hold else None
+            taught = None
+            if self.teacher is not None:
+                generator = torch.Generator().manual_seed(keyed_generator_seed(self.seed, 0, turn, 8))
+                taught = self.teacher.teach(target.pixels, generator)
+        return Batch(source.pixels, target.pixels, clean[0], clean[1], held, taught)
+
+    def _classes(self, images: Float[Tensor, "batch channels height width"], clean: Tensor | None) -> Tensor:
+        """What the classifier calls the images; softmax and logits say so already."""
+        if clean is not None and self.features is not None and self.features.kind in ("softmax", "logits"):
+            return clean.argmax(1)
+        return self.classifier(images).argmax(1)

@@ -1,0 +1,164 @@
+"""A teacher without labels: the frozen classifier, asked about several views of a target image (ours, not the paper's).
+
+Critics see which answers occur, not which image should get which: a seven may pass for a confident nine.  What a
+classifier says of the same image larger, smaller or slanted tells them apart.
+
+    w = softmax(I(zoom) / t_z)              I: information of the answers at that zoom, as in :mod:`calib.validators`
+    q = sum_v softmax_v(-H(p_v) / t_v) p_v  p_v: answers to views of one image, zooms drawn by w, slants at random
+    loss = mean of -log p(argmax q), 0 where max q <= threshold                 (:func:`calib.losses.agreement_loss`)
+
+>>> teacher = Teacher(lambda x: model(x).softmax(1), Views(count=4))
+>>> teacher.weigh_zooms(sample)
+>>> taught = teacher.teach(images, torch.Generator().manual_seed(0))
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from calib import validators
+
+Answers = Callable[[Float[Tensor, "batch channels height width"]], Float[Tensor, "batch classes"]]
+"""Images to class probabilities."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which views there are, and how far the teacher is believed.
+
+    Args:
+        count: views of an image whose answers are weighed against each other.
+        zooms: magnifications to choose from; 1 is the image as it is.
+        shear: slants are drawn from -shear to shear, in widths per height.
+        zoom_temperature, temperature: of the weights of zooms and of views; small: the best alone.
+        threshold: answers below this probability teach nothing.
+    """
+
+    count: int = 4
+    zooms: tuple[float, ...] = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.65)
+    shear: float = 0.4
+    zoom_temperature: float = 0.03
+    temperature: float = 0.1
+    threshold: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or not self.zooms or min(self.zooms) <= 0 or self.shear < 0:
+            raise ValueError(
+                f"count={self.count}, zooms={self.zooms}, shear={self.shear}; give at least one view and one zoom, "
+                "zooms above 0, shear 0 or more"
+            )
+        if min(self.zoom_temperature, self.temperature) <= 0 or not 0 <= self.threshold < 1:
+            raise ValueError(
+                f"zoom_temperature={self.zoom_temperature}, temperature={self.temperature}, "
+                f"threshold={self.threshold}; temperatures must be above 0, the threshold in [0, 1)"
+            )
+
+
+def look(
+    images: Float[Tensor, "batch channels height width"],
+    zoom: Float[Tensor, " batch"],
+    shear: Float[Tensor, " batch"],
+) -> Float[Tensor, "batch channels height width"]:
+    """The images magnified about their centre and slanted; values stay within those of each image.
+
+    What lies beyond the border is as the border.  An image with zoom 1 and shear 0 comes back as it is.
+    """
+    zero = torch.zeros_like(zoom)
+    rows = [torch.stack([1 / zoom, shear / zoom, zero], 1), torch.stack([zero, 1 / zoom, zero], 1)]
+    grid = functional.affine_grid(torch.stack(rows, 1).to(images), list(images.shape), align_corners=False)
+    seen = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    # Interpolation rounds; a hair outside of the value range would be refused.
+    seen = seen.clamp(images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True))
+    plain = (zoom == 1) & (shear == 0)
+    return torch.where(plain[:, None, None, None], images, seen)
+
+
+@torch.no_grad()
+def zoom_weights(
+    answers: Answers,
+    images: Float[Tensor, "batch channels height width"],
+    views: Views,
+    batch_size: int = 200,
+) -> Float[Tensor, " zooms"]:
+    """How much each zoom of `views` is worth on these images, by the information of its answers; they sum to 1."""
+    found = []
+    for zoom in views.zooms:
+        parts = []
+        for part in images.split(batch_size):
+            same = part.new_full((len(part),), zoom)
+            parts.append(answers(look(part, same, torch.zeros_like(same))))
+        found.append(validators.information(torch.cat(parts).float().clamp_min(1e-12).log()))
+    return (torch.stack(found) / views.zoom_temperature).softmax(0).cpu()
+
+
+@torch.no_grad()
+def surest_answers(
+    answers: Answers,
+    images: Float[Tensor, "batch channels height width"],
+    zooms: Float[Tensor, " zooms"],
+    views: Views,
+    generator: torch.Generator,
+) -> Float[Tensor, "batch classes"]:
+    """What the answers to `views.count` views of each image come to; zooms are drawn with the weights `zooms`.
+
+    Zeros for an image of which no class is likelier than the threshold.  Drawn on the CPU, so that a generator means
+    the same views on every device.
+    """
+    n, device = len(images), images.device
+    drawn = torch.multinomial(zooms, views.count * n, replacement=True, generator=generator)
+    shear = (2 * torch.rand(views.count * n, generator=generator) - 1) * views.shear
+    zoom = torch.tensor(views.zooms)[drawn]
+    # View by view: one batch of them all would need `count` times the memory of a step.
+    seen = [
+        answers(look(images, z.to(device), s.to(device))).float()
+        for z, s in zip(zoom.split(n), shear.split(n), strict=True)
+    ]
+    taught = surest(torch.stack(seen), views.temperature)
+    return taught * (taught.amax(1, keepdim=True) > views.threshold)
+
+
+def surest(
+    probabilities: Float[Tensor, "views batch classes"], temperature: float
+) -> Float[Tensor, "batch classes"]:
+    """Mean over the views of an image with weights softmax(-entropy / temperature): the surest views count most."""
+    entropy = torch.special.entr(probabilities).sum(2)
+    return ((-entropy / temperature).softmax(0)[:, :, None] * probabilities).sum(0)
+
+
+class Teacher:
+    """The surest answers to views of target images; which zooms are worth most is weighed anew now and then.
+
+    `answers` gives class probabilities of images: those of the calibrated classifier, which gets better while its
+    calibrator is taught.
+    """
+
+    def __init__(self, answers: Answers, views: Views) -> None:
+        self.answers, self.views = answers, views
+        self.zooms = torch.full((len(views.zooms),), 1 / len(views.zooms))
+
+    def weigh_zooms(self, images: Float[Tensor, "batch channels height width"]) -> None:
+        """Weigh the zooms on a sample of the target."""
+        self.zooms = zoom_weights(self.answers, images, self.views)
+
+    def teach(
+        self, images: Float[Tensor, "batch channels height width"], generator: torch.Generator
+    ) -> Float[Tensor, "batch classes"]:
+        """Probabilities, or zeros where the views leave too much doubt."""
+        return surest_answers(self.answers, images, self.zooms, self.views, generator)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The zooms' weights."""
+        return {"zooms": self.zooms.tolist()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts them back.  Raises ValueError for those of other zooms."""
+        if len(state["zooms"]) != len(self.views.zooms):
+            raise ValueError(
+                f"the state has {len(state['zooms'])} zooms, these views {len(self.views.zooms)}"
+            )
+        self.zooms = torch.tensor(state["zooms"])
