@@ -30,6 +30,10 @@ that name their own number of steps; its calibrator is kept by the rule named un
 look at target labels; "last" is the last step.  Target labels score the test images once (target supervised, the
 bound, trains on them).  Mean (standard deviation) over seeds; intervals are 95 %, paired over seeds, by Student's t:
 with three seeds they are wide.
+
+The rows `calibrator views` and `surest view` came later, on another machine: the same recipe and seed gave there a
+classifier that differs from the other rows' by rounding (up to a point or so on the target), so that each row's
+"before" is its own.  They are not the paper's method: [the explanation](../explanation/calib.md) says what views are.
 """
 
 # What the lead tried, and what came of it.  Only facts, with how they were found out.
@@ -54,6 +58,18 @@ missing.  Critics that only see which softmax outputs occur do not say *which* i
 as confident nines, nothing pulls them back, and no label-free score notices.  Moved batch-norm statistics (the released
 code's drift) or new weights (SHOT, DANN) do reach these classes, at the price of a classifier that is not the deployed
 one.
+
+**What critics cannot see, views can.** Explored on seed 0 with target *training* labels, 600 to 2,000 images, DTN:
+
+- The digits of MNIST are smaller in their frame than those of USPS.  Magnified by 1.0, 1.2, 1.4, 1.6 the classifier
+  alone names 62.9, 79.2, 83.5, 83.5 % right, and the information of its answers, which needs no label, is 1.42, 1.83,
+  2.00, 2.02.  Slants matter, too: the surest of 8 views is right for 89.6 % (of USPS, at 0.7 or so: 93.4 %, not 81.4).
+- As a teacher (300 steps) the surest of 4 views brings the calibrator to 89.3 % with the game of the critics and 89.1 %
+  without it: beside this teacher the critics add nothing that 1,500 images show.  A teacher that looks through the
+  averaged calibrator (89.1 %) and one that does not (89.7 %) are alike by then.
+- `lowres` taught the same way: 88.0 %.  Symmetric random views in place of weighed zooms teach far less (LeNet 81.9 %,
+  at epsilon 0.45 84.9 %, sevens below 7 %).
+- Weight 1 of `hold` costs the source 1.6 points, 3 costs 0.6 to 1.1 on 1,000 images.
 
 Tried on CamVid: dusk is half as bright as day (mean 0.24 against 0.46), more than epsilon 0.1 can make up for.
 With epsilon 0.35 (300 steps, learning rate 5e-4, source weight 2, seed 0) the pixels of day that keep their
@@ -177,55 +193,72 @@ def _line(first: str, cells: list[str]) -> str:
     return f"| {' | '.join([first, *cells])} |"
 
 
-# Row of the accuracy table: its body in calib_latency.json.
+# The full body's row of the accuracy table: rows trained as it is, and their bodies in calib_latency.json.
 BODIES = {
-    "calibrator": "residual 4x3",
-    "calibrator lowres": "lowres 4x9",
-    "calibrator lowres 3 blocks": "lowres 4x3",
-    "calibrator constant": "constant",
+    "calibrator": {
+        "calibrator": "residual 4x3",
+        "calibrator lowres": "lowres 4x9",
+        "calibrator lowres 3 blocks": "lowres 4x3",
+        "calibrator constant": "constant",
+    },
+    "calibrator views": {"calibrator views": "residual 4x3", "calibrator views lowres": "lowres 4x3"},
 }
-FULL, LATENCY_GOAL, ACCURACY_GOAL = "calibrator", 1.25, 1.0
+LATENCY_GOAL, ACCURACY_GOAL = 1.25, 1.0
 
 
 def _bodies(rows: list[Row], latency: dict[str, Any] | None) -> str:
     if latency is None:
         return ""
-    row_of = {body: row for row, body in BODIES.items()}
     pairs = [pair for pair in pairs_of(rows) if not pair.startswith("camvid")]
+    columns = [(full, pair) for full in BODIES for pair in pairs if full in _by_name(rows, pair)]
     lines = ["## Bodies: what they cost and what they bring\n", latency["what"] + "\n"]
     lines += [
-        f"| body (width x blocks) | parameters | DTN | LeNet |{''.join(f' target, {p} |' for p in pairs)}",
-        "|---" * (4 + len(pairs)) + "|",
+        f"| body (width x blocks) | parameters | DTN | LeNet |{''.join(f' {full}, {p} |' for full, p in columns)}",
+        "|---" * (4 + len(columns)) + "|",
     ]
-    fast: dict[str, str] = {}
+    verdicts: list[str] = []
     for body, cost in latency["bodies"].items():
-        targets, gaps = [], []
-        for pair in pairs:
-            by_name = {row["method"]: row for row in pairs_of(rows)[pair]}
-            own, full = (by_name.get(name) for name in (row_of.get(body, ""), FULL))
-            gap = against(own, full) if own and full else None
+        gaps: dict[str, list[float]] = {full: [] for full in BODIES}
+        targets = []
+        for full, pair in columns:
+            by_name = _by_name(rows, pair)
+            named = [name for name, its in BODIES[full].items() if its == body]
+            own = by_name.get(named[0]) if named else None
+            gap = against(own, by_name[full]) if own else None
             if own is None or gap is None:
                 targets.append("")
                 continue
-            gaps.append(gap[0])
-            over = "" if own is full else f": {words(*gap)} against {FULL}"
+            gaps[full].append(gap[0])
+            over = "" if own is by_name[full] else f": {words(*gap)}"
             targets.append(_mean(own["target_after"]) + over)
         if body != "constant" and cost["dtn"] < LATENCY_GOAL:
-            near = bool(gaps) and min(gaps) > -ACCURACY_GOAL
-            missing = len(gaps) < max(len(pairs), 1)
-            fast[body] = (
-                "accuracy not measured on every pair" if missing else "reached" if near else "less accurate"
-            )
+            known = {full for full, _ in columns}
+            verdicts += [
+                _near(body, full, gaps[full], len(pairs))
+                for full, its in BODIES.items()
+                if full in known and body in its.values()
+            ]
         lines.append(
             _line(body, [f"{cost['parameters']:,}", f"{cost['dtn']:.2f}", f"{cost['lenet']:.2f}", *targets])
         )
-    verdict = "reached" if "reached" in fast.values() else "**missed**"
-    known = "; ".join(f"{body}: {found}" for body, found in fast.items()) or "no body is that fast"
+    outcome = "reached" if any(verdict.endswith("reached") for verdict in verdicts) else "**missed**"
     goal = (
         f"Goal: a body other than the constant under {LATENCY_GOAL} on DTN, less than {ACCURACY_GOAL:g} point of mean "
-        f"target accuracy below `{FULL}` on every pair: {verdict} ({known})."
+        f"target accuracy below the full body, trained alike, on every pair: {outcome} "
+        f"({'; '.join(verdicts) or 'no body is that fast'})."
     )
     return "\n".join([*lines, "", goal]) + "\n"
+
+
+def _by_name(rows: list[Row], pair: str) -> dict[str, Row]:
+    return {row["method"]: row for row in pairs_of(rows)[pair] if "target_after" in row}
+
+
+def _near(body: str, full: str, gaps: list[float], pairs: int) -> str:
+    """Whether a fast body is as accurate as the full one of row `full`; `gaps` are of the pairs that have both."""
+    if len(gaps) < pairs:
+        return f"{body}, as `{full}`: accuracy not measured on every pair"
+    return f"{body}, as `{full}`: {'reached' if min(gaps) > -ACCURACY_GOAL else 'less accurate'}"
 
 
 def _figures(title: str, record: dict[str, Any] | None) -> str:

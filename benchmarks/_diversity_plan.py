@@ -23,6 +23,7 @@ METHODS: dict[str, tuple[int, dict[str, Any]]] = {
     "fsd-beta1": (1, {"guidance": ["fsd"], "noise": "worldmap", "beta": 1.0}),
     "fsd-constant": (1, {"guidance": ["fsd"], "noise": "constant"}),
     "fsd-beta0.5": (1, {"guidance": ["fsd"], "noise": "worldmap", "beta": 0.5}),
+    "fsd-shared": (1, {"guidance": ["fsd"], "noise": "worldmap", "beta": 1.0, "shared": 2}),
     "sds-random": (2, {"guidance": ["sds"]}),
     "cfd": (2, {"guidance": ["cfd"]}),
     "csd": (2, {"guidance": ["csd"]}),

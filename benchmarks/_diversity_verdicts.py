@@ -20,6 +20,8 @@ MARGIN = 5.0
 PROMPTS, SEEDS = 8, 4
 REFERENCE, HEADLINE = "sds", "fsd-beta1"
 FLOW = ("fsd-beta1", "fsd-constant", "fsd-beta0.5")
+# Not in the paper, and not asked for: judged where it is there.
+OURS = ("fsd-shared",)
 QUALITY = {"prompt_accuracy": "prompt accuracy", "view_consistency": "view consistency"}
 
 
@@ -78,7 +80,7 @@ def judged(records: Sequence[Record], method: str) -> Verdict:
 def verdicts(prior: str, records: Sequence[Record]) -> list[str]:
     """Sentences on one prior: the goal by each FSD setting, the calls, and what the world map is for."""
     goal = GOALS[prior]
-    found = [judged(records, method) for method in FLOW if of(records, method)]
+    found = [judged(records, method) for method in (*FLOW, *OURS) if of(records, method)]
     if not of(records, REFERENCE) or not found:
         return ["Not measured: it needs finished cells of `sds` and of an FSD setting."]
     lines = [sentence(verdict, goal) for verdict in found]

@@ -147,14 +147,18 @@ def test_bodies_join_latency_and_accuracy(tmp_path):
     ]
     text = page(tmp_path, rows, measured)
     assert (
-        "on every pair: reached (lowres 4x9: reached; lowres 4x3: accuracy not measured on every pair)"
-        in text
+        "on every pair: reached (lowres 4x9, as `calibrator`: reached; "
+        "lowres 4x3, as `calibrator`: accuracy not measured on every pair)" in text
     )
     assert "| lowres 4x9 | 1,000 | 1.20 | 2.00 | 86.17 (1.90): -0.83 [" in text
     rows[1]["target_after"] = [83.9, 86.0, 88.0]
-    assert "on every pair: **missed** (lowres 4x9: less accurate; lowres 4x3" in page(
+    assert "on every pair: **missed** (lowres 4x9, as `calibrator`: less accurate; lowres 4x3" in page(
         tmp_path, rows, measured
     )
+    rows += [row("calibrator views", (90.0, 91.0, 92.0)), row("calibrator views lowres", (89.5, 90.5, 91.5))]
+    text = page(tmp_path, rows, measured)
+    assert "lowres 4x3, as `calibrator views`: reached" in text
+    assert "lowres 4x9, as `calibrator views`" not in text
     bodies["lowres 4x9"]["dtn"] = bodies["lowres 4x3"]["dtn"] = 1.3
     file.write_text(json.dumps(record))
     rows[1]["target_after"] = [84.2, 86.3, 88.0]
@@ -176,7 +180,7 @@ def test_rows_of_different_seeds_are_compared_where_they_meet(tmp_path):
         row("DANN", (95.0,), (96.0,), **one, touched="new model"),
     ]
     text = page(tmp_path, rows, measured)
-    assert "86.50: -0.50 against calibrator |" in text
+    assert "86.50: -0.50 |" in text
     assert "DANN, 95.00; `calibrator` against it -8.00." in text
 
 

@@ -1,11 +1,13 @@
 """Noise as a function of the camera: exact marginals, exact moves, exact state."""
 
 import math
+from functools import partial
 
 import fsd
 import pytest
 import torch
 from fsd.cameras import orbit, place, turntable
+from fsd.noise import cosines, low_frequencies
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +16,7 @@ KINDS = {
     "random": fsd.RandomNoise,
     "constant": fsd.ConstantNoise,
     "worldmap": fsd.WorldMapNoise,
+    "shared": partial(fsd.WorldMapNoise, shared=3),
     "surface": fsd.SurfaceNoise,
 }
 
@@ -119,6 +122,40 @@ def test_rising_by_whole_pixels_moves_the_window_and_elevation_zero_is_no_seam(e
         key=lambda shift: (then[:, shift:] * now[:, : 16 - shift]).mean().item(),
     )
     assert torch.equal(then[:, best:], now[:, : 16 - best])
+
+
+def test_cosines_are_the_orthonormal_transform():
+    from scipy.fft import dct
+
+    whole = cosines(9, 20)
+    assert whole.shape == (9, 9)
+    assert torch.allclose(whole @ whole.T, torch.eye(9, dtype=torch.float64), atol=1e-12)
+    x = torch.randn(9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(whole[:4] @ x, torch.from_numpy(dct(x.numpy(), norm="ortho"))[:4], atol=1e-12)
+
+
+def test_shared_frequencies_are_those_of_every_view_and_the_rest_is_the_map_s():
+    cameras = place([0.0, 90.0, 200.0], [0.0, 20.0, -30.0])
+    opacity, _ = scene_of(cameras)
+    plain, shared = (fsd.WorldMapNoise(0, latent_shape=SHAPE, shared=shared) for shared in (0, 3))
+    drawn, moved = shared(cameras, opacity), plain(cameras, opacity)
+    low = low_frequencies(drawn, 3)
+    assert torch.allclose(low, low_frequencies(shared.common, 3).expand_as(low), atol=1e-5)
+    assert torch.allclose(drawn - low, moved - low_frequencies(moved, 3), atol=1e-5)
+    assert not torch.allclose(moved, drawn, atol=0.1)
+
+
+def test_all_frequencies_shared_are_constant_noise_and_none_the_world_map():
+    cameras = place([0.0, 90.0], 10.0)
+    front, side = fsd.WorldMapNoise(0, latent_shape=SHAPE, shared=16)(cameras)
+    assert torch.allclose(front, side, atol=1e-5)
+    none = fsd.WorldMapNoise(0, latent_shape=SHAPE)
+    assert "common" not in none.state_dict()
+
+
+def test_a_negative_number_of_frequencies_is_refused():
+    with pytest.raises(ValueError, match="shared is -1; give the number of frequencies"):
+        fsd.WorldMapNoise(0, shared=-1)
 
 
 def test_released_rows_have_the_released_seam():

@@ -105,6 +105,7 @@ def build_noise(config: GenerateConfig, method: str, seed: int) -> nn.Module | N
         map_degrees=config.map_degrees,
         background=config.map_background,
         released_rows=config.released_rows,
+        shared=config.shared,
     )
     if config.noise == "auto":
         return world_map(seed, beta=config.beta) if method == "fsd" else None

@@ -25,7 +25,7 @@ class FieldSettings(Config):
     background: Literal["constant", "learned", "map"] = "constant"
     samples: int = Field(32, ge=2, description="Samples along a ray.")
     fine_samples: int = Field(0, ge=0, description="Further samples where the first found something.")
-    occupancy: int = Field(0, ge=0, description="Cells a side of the grid that marks empty space; 0: none.")
+    occupancy: int = Field(32, ge=0, description="Cells a side of the grid that marks empty space; 0: none.")
     shading: bool = Field(False, description="Light the object in some steps, more of them towards the end.")
     marching: bool = Field(False, description="nerfacc's marching on a CUDA device; compiles once.")
 
@@ -50,7 +50,7 @@ class CameraSettings(Config):
 class Optim(Config):
     """Adam.  With a fixed noise the distance travelled is about learning rate times steps."""
 
-    learning_rate: float = Field(0.03, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(0.05, gt=0, allow_inf_nan=False)
     network_rate: float | None = Field(
         None,
         gt=0,
@@ -93,7 +93,7 @@ class GenerateConfig(Config):
     steps: int = Field(200, ge=1, description="Steps of an object.")
     batch_size: int = Field(4, ge=1, description="Views per step.")
     size: int = Field(32, ge=8, description="Side of the rendered views in pixels.")
-    guidance_scale: float = Field(4.0, description="1 is the prompt alone; see fsd.priors.base.")
+    guidance_scale: float = Field(7.5, description="1 is the prompt alone; see fsd.priors.base.")
     noise: Literal["auto", "random", "constant", "worldmap", "surface"] = Field(
         "auto", description="auto: what the method's paper uses."
     )
@@ -110,6 +110,11 @@ class GenerateConfig(Config):
     weighting: Suppress[Literal["lambda", "one", "sigma2"]] = "lambda"
     map_degrees: Suppress[float] = Field(180.0, gt=0, le=360)
     map_background: Suppress[Literal["fixed", "fresh"]] = "fixed"
+    shared: Suppress[int] = Field(
+        0,
+        ge=0,
+        description="Lowest frequencies of the world map that all cameras share, along an axis; 0: the paper.",
+    )
     released_rows: Suppress[bool] = Field(False, description="Rows of the map as in the released code.")
     view_words: Suppress[bool | None] = Field(
         None, description="Front, side, back and overhead view in the prompt; default: of single images."
@@ -189,9 +194,7 @@ def embedded() -> GenerateConfig:
 
 def draft() -> GenerateConfig:
     """One object of the embedded prior in a quarter of a minute: half the steps, each twice as long."""
-    return GenerateConfig(
-        steps=100, threads=1, optim=Optim(learning_rate=0.06), mesh_resolution=48, frames=24
-    )
+    return GenerateConfig(steps=100, threads=1, optim=Optim(learning_rate=0.1), mesh_resolution=48, frames=24)
 
 
 def bank() -> GenerateConfig:

@@ -99,10 +99,14 @@ class WorldMapNoise(nn.Module):
     `beta`: share of fixed noise (0 is score distillation, 1 is flow score distillation).
     `background`: "fixed", or "fresh" for new noise at every call.
     `released_rows`: number the rows as the released code does, where elevation 0 and 1 share none of them.
+    `shared`: the lowest `shared` x `shared` frequencies are the same for all cameras (ours; 0 is the paper).  They
+    decide the colour and size of what a pixel-space prior draws: moved with the camera, they give an object another
+    colour on each side.  As many as the latent has rows is constant noise.
     """
 
     map: Tensor
     behind: Tensor
+    common: Tensor
 
     def __init__(
         self,
@@ -112,14 +116,17 @@ class WorldMapNoise(nn.Module):
         background: str = "fixed",
         released_rows: bool = False,
         latent_shape: Shape | None = None,
+        shared: int = 0,
     ) -> None:
         super().__init__()
+        if shared < 0:
+            raise ValueError(f"shared is {shared}; give the number of frequencies along an axis, 0 or more")
         if not 0 < map_degrees <= 360:
             raise ValueError(f"map_degrees is {map_degrees}; it must be above 0 and at most 360")
         if background not in ("fixed", "fresh"):
             raise ValueError(f"background is {background!r}; it must be 'fixed' or 'fresh'")
         self.seed, self.beta, self.map_degrees = seed, share("beta", beta), map_degrees
-        self.background, self.released_rows = background, released_rows
+        self.background, self.released_rows, self.shared = background, released_rows, shared
         self.fresh = RandomNoise(seed, stream=1)
         self.latent_shape: Shape | None = None
         if latent_shape is not None:
@@ -134,6 +141,8 @@ class WorldMapNoise(nn.Module):
             rows = self._half_turn(height) + height
             self.register_buffer("map", draw(generator, channels, rows, int(360 / self.map_degrees * width)))
             self.register_buffer("behind", draw(generator, *latent_shape))
+            if self.shared:
+                self.register_buffer("common", draw(generator, *latent_shape))
             self.fresh.allocate(latent_shape)
             self.latent_shape = latent_shape
 
@@ -143,7 +152,7 @@ class WorldMapNoise(nn.Module):
         opacity: Float[Tensor, "b 1 h w"] | None = None,
         depth: Float[Tensor, "b 1 h w"] | None = None,
     ) -> Float[Tensor, "b c hh ww"]:
-        """sqrt(beta) [M W(map) + (1 - M) background] + sqrt(1 - beta) fresh noise."""
+        """sqrt(beta) [M W(map) + (1 - M) background] + sqrt(1 - beta) fresh noise; low frequencies as `shared` says."""
         front = self.window(cameras)
         fixed = front
         if opacity is not None:
@@ -151,6 +160,9 @@ class WorldMapNoise(nn.Module):
             solid = adaptive_avg_pool2d(opacity.detach().to(front.dtype), size) >= 0.5
             behind = self.behind if self.background == "fixed" else self.fresh(cameras)
             fixed = torch.where(solid, front, behind)
+        if self.shared:
+            # In an orthonormal basis any coefficients may be swapped for other normal ones.
+            fixed = fixed + low_frequencies(self.common - fixed, self.shared)
         return blend(fixed, self.fresh, self.beta, cameras)
 
     def window(self, cameras: Cameras) -> Float[Tensor, "b c hh ww"]:
@@ -170,6 +182,20 @@ class WorldMapNoise(nn.Module):
     def _half_turn(self, height: int) -> int:
         """How many latent pixels the window moves from straight above to straight below."""
         return int(180 / self.map_degrees * height)
+
+
+def low_frequencies(images: Float[Tensor, "*b h w"], count: int) -> Float[Tensor, "*b h w"]:
+    """The part of images in the lowest `count` x `count` coefficients of the orthonormal cosine transform (DCT-II)."""
+    rows, columns = (cosines(size, count).to(images) for size in images.shape[-2:])
+    return rows.T @ (rows @ images @ columns.T) @ columns
+
+
+def cosines(size: int, count: int) -> Float[Tensor, "count size"]:
+    """The first `count` (at most `size`) rows of the orthonormal DCT-II of `size` numbers."""
+    number = torch.arange(min(count, size), dtype=torch.float64)[:, None]
+    place = torch.arange(size, dtype=torch.float64) + 0.5
+    scale = torch.where(number == 0, 1.0, math.sqrt(2.0)) / math.sqrt(size)
+    return scale * torch.cos(math.pi / size * number * place)
 
 
 def blend(
