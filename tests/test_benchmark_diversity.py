@@ -94,12 +94,12 @@ def test_every_cell_is_a_valid_configuration():
     import _diversity_plan as plan
 
     main, tuning, ablated = plan.main_cells(2, {}), plan.tuning_cells({}), plan.ablation_cells({})
-    assert len(plan.main_cells(1, {})) == 2 * 8 * 4
-    assert len(main) == 2 * 16 * 10
+    assert len(plan.main_cells(1, {})) == 2 * 8 * 5
+    assert len(main) == 2 * 16 * 11
     for one in (*main, *tuning, *(own[0] for own in ablated.values())):
         assert plan.configuration(one).seeds == list(one.seeds)
     # the first prompt is compared by all methods and both priors before the second one begins
-    assert len({one.prompt for one in plan.main_cells(1, {})[:8]}) == 1
+    assert len({one.prompt for one in plan.main_cells(1, {})[:10]}) == 1
 
 
 def test_the_value_that_an_ablation_has_anyway_is_a_main_cell():
