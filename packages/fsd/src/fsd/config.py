@@ -50,7 +50,7 @@ class CameraSettings(Config):
 class Optim(Config):
     """Adam.  With a fixed noise the distance travelled is about learning rate times steps."""
 
-    learning_rate: float = Field(0.05, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(0.03, gt=0, allow_inf_nan=False)
     network_rate: float | None = Field(
         None,
         gt=0,
@@ -93,7 +93,7 @@ class GenerateConfig(Config):
     steps: int = Field(200, ge=1, description="Steps of an object.")
     batch_size: int = Field(4, ge=1, description="Views per step.")
     size: int = Field(32, ge=8, description="Side of the rendered views in pixels.")
-    guidance_scale: float = Field(7.5, description="1 is the prompt alone; see fsd.priors.base.")
+    guidance_scale: float = Field(4.0, description="1 is the prompt alone; see fsd.priors.base.")
     noise: Literal["auto", "random", "constant", "worldmap", "surface"] = Field(
         "auto", description="auto: what the method's paper uses."
     )
@@ -194,7 +194,7 @@ def embedded() -> GenerateConfig:
 
 def draft() -> GenerateConfig:
     """One object of the embedded prior in a quarter of a minute: half the steps, each twice as long."""
-    return GenerateConfig(steps=100, threads=1, optim=Optim(learning_rate=0.1), mesh_resolution=48, frames=24)
+    return GenerateConfig(steps=100, threads=1, optim=Optim(learning_rate=0.06), mesh_resolution=48, frames=24)
 
 
 def bank() -> GenerateConfig:
