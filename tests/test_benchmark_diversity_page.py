@@ -228,7 +228,7 @@ def test_the_page_and_its_rows(written):
     text = (written / "fsd.md").read_text()
     rows = json.loads((written / "fsd.json").read_text())["rows"]
     assert [(row["method"], row["prompts"], row["seeds"]) for row in rows] == [
-        ("sds", 7, 4), ("fsd-beta1", 8, 4), ("fsd-constant", 8, 4), ("fsd-beta0.5", 8, 4),
+        ("sds", 7, 4), ("fsd-beta1", 8, 4), ("fsd-constant", 8, 4), ("fsd-beta0.5", 8, 4), ("fsd-shared", 8, 4),
     ]  # fmt: skip
     for row in rows:
         assert row["prior"] == "embedded multi-view"
