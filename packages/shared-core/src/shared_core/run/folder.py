@@ -122,7 +122,9 @@ class RunFolder:
 
 def _differences(earlier: Any, now: Any, ignore: Sequence[str] = (), prefix: str = "") -> list[str]:
     if isinstance(earlier, dict) and isinstance(now, dict):
-        names = [name for name in {**earlier, **now} if prefix or name not in ignore]
+        # A whole record without a name is of a version that did not have it yet; an empty one is no record.
+        known = earlier or now
+        names = [name for name in known if prefix or name not in ignore]
         return [
             line
             for name in names
