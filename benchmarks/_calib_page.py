@@ -59,7 +59,8 @@ as confident nines, nothing pulls them back, and no label-free score notices.  M
 code's drift) or new weights (SHOT, DANN) do reach these classes, at the price of a classifier that is not the deployed
 one.
 
-**What critics cannot see, views can.** Explored on seed 0 with target *training* labels, 600 to 2,000 images, DTN:
+**What critics cannot see, views can.** Explored by scratch runs that are not kept, on seed 0 with target *training*
+labels of 600 to 2,000 images, DTN:
 
 - The digits of MNIST are smaller in their frame than those of USPS.  Magnified by 1.0, 1.2, 1.4, 1.6 the classifier
   alone names 62.9, 79.2, 83.5, 83.5 % right, and the information of its answers, which needs no label, is 1.42, 1.83,

@@ -180,9 +180,13 @@ def _taught(rows: list[Row]) -> list[str]:
     gap = against(named[TAUGHT], named[TEACHER])
     if gap is None:
         return []
+    lost = [
+        difference(named[name]["source_after"], source_only(rows, named[name])["source"])[0]
+        for name in (TAUGHT, TEACHER)
+    ]
     return [
         f"`{TAUGHT}` against `{TEACHER}`, its teacher without a calibrator (eight passes of the classifier an image): "
-        f"target {words(*gap)}."
+        f"target {words(*gap)}; source {lost[0]:+.2f} against {lost[1]:+.2f}."
     ]
 
 

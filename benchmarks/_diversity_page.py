@@ -41,6 +41,8 @@ two kinds, not on Stable Diffusion or MVDream.
 TRIED = """
 ## What was tried
 
+Apart from the two rounds, by scratch runs that are not kept.
+
 - **A first round** at guidance 4, tuned with 5 points of tolerance (its cells are in the history, commit 53156ec):
   ratios of 5.5 to 15.0, and in every row an interval of quality that reached below -5 points.  It was the better one:
   multi-view, beta 1, 8.06 times [4.06, 41.82], prompt accuracy -0.9 [-3.6, +0.0], view consistency +0.5 [-8.1, +8.1].
