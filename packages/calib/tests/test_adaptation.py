@@ -20,6 +20,7 @@ from shared_core.run import checkpoint
 from shared_core.run.guard import NonFiniteError
 from shared_core.testing import assert_same_state, run_ranks
 from torch import nn
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
 SHORT = {
@@ -103,21 +104,41 @@ def test_a_brightness_shift_is_undone_enough_to_be_named_right():
     assert accuracy(0.0) == before
 
 
-def test_views_teach_where_critics_are_silent():
-    source, target = toy(80), toy(80, shift=0.3, seed=1)
-    named = {}
-    for weight in (0.0, 1.0):
-        calibrated = model()
-        # The classifier knows the lifted images when it sees them a third smaller, with their border around them.
+class KnowsLargeSquares(nn.Module):
+    """Tells filled from hollow squares by their middle; small ones, which leave the border dark, are all "filled"."""
+
+    def forward(self, images):
+        reach = images[:, 0, :, [2, 3, 12, 13]].mean((1, 2))
+        hollow = 1 - 2 * images[:, 0, 6:10, 6:10].mean((1, 2))
+        sure = functional.softplus(30 * (reach - 0.25))
+        return torch.stack([1.5 - sure * hollow, sure * hollow], 1)
+
+
+def squares(half, n=40):
+    """Squares of `half` pixels to each side of the centre of 16 by 16: even ones filled, odd ones hollow."""
+    images = torch.zeros(n, 1, 16, 16, dtype=torch.uint8)
+    images[:, :, 8 - half : 8 + half, 8 - half : 8 + half] = 255
+    inner = half // 2
+    images[1::2, :, 8 - inner : 8 + inner, 8 - inner : 8 + inner] = 0
+    return ArrayImages(images, torch.arange(n) % 2)
+
+
+def test_views_teach_what_the_classifier_knows_of_larger_images():
+    right = []
+    for zooms in ((1.0,), Views().zooms):
+        torch.manual_seed(0)
+        calibrated = attach(KnowsLargeSquares(), Calibrator(1, 0.5, 4, 1))
         adapt(
-            calibrated, source, target, steps=60, learning_rate=3e-3, selection="last",
-            weights=Weights(pixel=1e-6, feature=0.0, views=weight, hold=weight),
-            views=Views(count=3, threshold=0.5), **{**SHORT, "batch_size": 20},
+            calibrated, squares(6), squares(4), steps=60, learning_rate=3e-3, selection="last",
+            weights=Weights(pixel=1e-6, feature=0.0, views=1.0, hold=1.0),
+            views=Views(zooms=zooms, shear=0.0, threshold=0.5), **{**SHORT, "batch_size": 20},
         )  # fmt: skip
         with torch.no_grad():
-            named[weight] = calibrated(target.images.float() / 255).argmax(1)
+            answers = calibrated(squares(4).images.float() / 255).argmax(1)
+        right.append(float((answers == squares(4).labels).float().mean()))
         calibrated.verify()
-    assert not torch.equal(named[0.0], named[1.0])
+    # Asked about the images as they are, it teaches that all are filled.
+    assert right == [0.5, 1.0]
 
 
 @pytest.mark.parametrize(("weights", "words"), [(Weights(views=1.0), "views"), (Weights(hold=1.0), "hold")])
@@ -217,14 +238,14 @@ def test_a_killed_run_goes_on(tmp_path, how):
     assert_same_state(weights_of(resumed), weights_of(straight))
 
 
-def two_processes():
+def two_processes(**more):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     calibrated = attach(classifier().double(), Calibrator(1, 0.3, 2, 1).double())
     critics = Critics(PixelCritic(1, 4, 8), FeatureCritic(2, (8, 6), dropout=0.0)).double()
     # Doubles, or the order of a sum would show.
     data = [Floats(toy(), torch.float64), Floats(toy(shift=0.3), torch.float64)]
-    adapt(calibrated, *data, steps=12, critics=critics, selection="last", ema=None, **SHORT)
+    adapt(calibrated, *data, steps=12, critics=critics, selection="last", ema=None, **more, **SHORT)
     return {name: value.detach() for name, value in calibrated.calibrator.state_dict().items()}
 
 
@@ -240,8 +261,13 @@ class Floats(torch.utils.data.Dataset):
         return image.to(self.dtype) / 255, label
 
 
-def test_two_processes_equal_one():
-    one, (first, second) = two_processes(), run_ranks(two_processes, 2, timeout=120.0)
+def two_processes_with_views():
+    return two_processes(weights=Weights(views=1.0, hold=1.0), views=Views(count=2, threshold=0.0))
+
+
+@pytest.mark.parametrize("work", [two_processes, two_processes_with_views])
+def test_two_processes_equal_one(work):
+    one, (first, second) = work(), run_ranks(work, 2, timeout=120.0)
     for name, value in one.items():
         assert torch.allclose(value, first[name], atol=1e-9), name
         assert torch.equal(first[name], second[name]), name

@@ -1,8 +1,17 @@
 """Presets carry the paper's constants; a command stays small."""
 
+from dataclasses import asdict
+
 import pytest
 from calib.config import PRESETS, AdaptConfig
+from calib.step import Weights
+from calib.views import Views
 from pydantic import ValidationError
+
+
+def test_settings_of_the_loss_and_of_views_have_the_defaults_of_what_they_become():
+    assert AdaptConfig().loss.model_dump() == asdict(Weights())
+    assert AdaptConfig().views.model_dump() == asdict(Views())
 
 
 @pytest.mark.parametrize("name", PRESETS)

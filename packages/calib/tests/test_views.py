@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from calib.baselines import METHODS, Labelled, Settings
-from calib.views import Teacher, Views, look, surest, surest_answers, zoom_weights
+from calib.views import Teacher, Views, look, surest, surest_answers, view_draws, zoom_weights
 from shared_core.testing import assert_same_state
 from torch import nn
 
@@ -116,28 +116,43 @@ def test_the_teacher_names_what_the_classifier_does_not_know():
     assert float((answers(images).amax(1) > 0.6).float().mean()) == 0
     teacher = Teacher(answers, Views(zooms=(0.5, 1.0, 1.6), shear=0.1))
     teacher.weigh_zooms(images)
-    taught = teacher.teach(images, generator())
+    taught = teacher.teach(images, view_draws(0, 0, range(40), 4))
     sure = taught.sum(1) > 0
     assert float(sure.float().mean()) > 0.9
     assert torch.equal(taught[sure].argmax(1), labels[sure])
 
 
 def test_doubt_teaches_nothing():
-    zooms = torch.tensor([1.0])
-    taught = surest_answers(
-        answers, squares(4, half=3)[0], zooms, Views(zooms=(1.0,), shear=0.0), generator()
-    )
+    draws, views = view_draws(0, 0, range(4), 4), Views(zooms=(1.0,), shear=0.0)
+    taught = surest_answers(answers, squares(4, half=3)[0], torch.tensor([1.0]), views, draws)
     assert torch.equal(taught, torch.zeros(4, 2))
 
 
-def test_the_same_generator_sees_the_same_views():
-    images, zooms = squares(6, half=4)[0], torch.full((10,), 0.1)
-    views = Views(threshold=0.0)
-    first, again, other = (
-        surest_answers(answers, images, zooms, views, generator(seed)) for seed in (1, 1, 2)
-    )
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+def test_an_image_s_views_depend_on_seed_turn_and_place_and_on_no_neighbour():
+    whole = view_draws(1, 7, range(6), 4)
+    assert torch.equal(view_draws(1, 7, [4, 1], 4), whole[[4, 1]])
+    for other in (view_draws(2, 7, range(6), 4), view_draws(1, 8, range(6), 4)):
+        assert not torch.equal(whole, other)
+    many = view_draws(0, 0, range(5000), 2)
+    assert many.min() >= 0
+    assert many.max() < 1
+    assert abs(float(many.mean()) - 0.5) < 4 / (12 * many.numel()) ** 0.5
+
+
+def test_zooms_are_drawn_by_their_weights():
+    seen = []
+
+    def notes(images):
+        seen.append(images[:, 0, SIDE // 2, :].sum(1))
+        return answers(images)
+
+    images = torch.zeros(4000, 1, SIDE, SIDE)
+    images[..., SIDE // 2 - 2 : SIDE // 2 + 2] = 1
+    views = Views(count=1, zooms=(1.0, 2.0, 0.5), shear=0.0)
+    surest_answers(notes, images, torch.tensor([0.25, 0.75, 0.0]), views, view_draws(0, 0, range(4000), 1))
+    wide = float((seen[0] > 6).float().mean())
+    assert abs(wide - 0.75) < 4 * (0.75 * 0.25 / 4000) ** 0.5
+    assert float(seen[0].min()) == 4
 
 
 def test_the_state_comes_back_and_another_is_refused():

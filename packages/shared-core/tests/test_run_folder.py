@@ -53,6 +53,16 @@ def test_resume_of_nothing_starts(tmp_path):
         RunFolder(tmp_path / "new").open({"a": {"b": 2}}, resume=True)
 
 
+def test_a_setting_that_an_earlier_version_lacked_is_no_difference_and_an_empty_record_is_one(tmp_path):
+    RunFolder(tmp_path).open({"a": {"b": 1}}).close()
+    RunFolder(tmp_path).open({"a": {"b": 1, "new": 2}, "newer": 3}, resume=True).close()
+    with pytest.raises(RunFolderError, match=r"a\.b was 1, is 2$"):
+        RunFolder(tmp_path).open({"a": {"b": 2, "new": 2}}, resume=True)
+    RunFolder(tmp_path / "other").open({}).close()
+    with pytest.raises(RunFolderError, match="a was None, is 1"):
+        RunFolder(tmp_path / "other").open({"a": 1}, resume=True)
+
+
 def test_a_second_opening_is_refused_until_the_first_ends(tmp_path):
     first = RunFolder(tmp_path).open(Train())
     with pytest.raises(RunFolderError, match="another process is running in"):

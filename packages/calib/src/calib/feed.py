@@ -10,14 +10,13 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float
-from shared_core.data.sampling import keyed_generator_seed
 from torch import Tensor, nn
 
 from calib.domains import Domain
 from calib.features import Features
 from calib.step import Batch, Weights
 from calib.validation import VALIDATION_BATCH
-from calib.views import Teacher
+from calib.views import Teacher, view_draws
 
 TABLE_LIMIT = 2**27
 """Clean features are kept in a table up to this many numbers (512 MB)."""
@@ -67,7 +66,7 @@ class Feed:
 
     @torch.no_grad()
     def next_batch(self, turn: int) -> Batch:
-        """The next images of both domains; the views of the target are a function of (seed, turn)."""
+        """The next images of both domains; the views of a target image are a function of (seed, turn, image)."""
         source, target = (domain.next_batch(self.device) for domain in self.domains)
         with self.autocast():
             clean = [
@@ -81,8 +80,10 @@ class Feed:
             held = self._classes(source.pixels, clean[0]) if self.weights.hold else None
             taught = None
             if self.teacher is not None:
-                generator = torch.Generator().manual_seed(keyed_generator_seed(self.seed, 0, turn, 8))
-                taught = self.teacher.teach(target.pixels, generator)
+                # A loader does not say which image is which: there its place in the batch has to do.
+                places = range(len(target.pixels)) if target.places is None else target.places.tolist()
+                draws = view_draws(self.seed, turn, places, self.teacher.views.count)
+                taught = self.teacher.teach(target.pixels, draws)
         return Batch(source.pixels, target.pixels, clean[0], clean[1], held, taught)
 
     def _classes(self, images: Float[Tensor, "batch channels height width"], clean: Tensor | None) -> Tensor:

@@ -9,15 +9,16 @@ classifier says of the same image larger, smaller or slanted tells them apart.
 
 >>> teacher = Teacher(lambda x: model(x).softmax(1), Views(count=4))
 >>> teacher.weigh_zooms(sample)
->>> taught = teacher.teach(images, torch.Generator().manual_seed(0))
+>>> taught = teacher.teach(images, view_draws(seed=0, turn=0, places=range(len(images)), count=4))
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from shared_core.data.sampling import Key, keyed_uniform
 from torch import Tensor
 from torch.nn import functional
 
@@ -96,28 +97,33 @@ def zoom_weights(
     return (torch.stack(found) / views.zoom_temperature).softmax(0).cpu()
 
 
+def view_draws(seed: int, turn: int, places: Iterable[int], count: int) -> Float[Tensor, "batch 2 count"]:
+    """Uniform numbers in [0, 1) for zoom and slant of `count` views of each image.
+
+    A pure function of (seed, turn, the image's place in its data set): the same on every device, after a resume, and
+    however the images are shared over processes.
+    """
+    keys = [Key(turn, place, 8) for place in places]
+    return torch.from_numpy(keyed_uniform(seed, keys, 2 * count)).float().view(-1, 2, count)
+
+
 @torch.no_grad()
 def surest_answers(
     answers: Answers,
     images: Float[Tensor, "batch channels height width"],
     zooms: Float[Tensor, " zooms"],
     views: Views,
-    generator: torch.Generator,
+    draws: Float[Tensor, "batch 2 count"],
 ) -> Float[Tensor, "batch classes"]:
     """What the answers to `views.count` views of each image come to; zooms are drawn with the weights `zooms`.
 
-    Zeros for an image of which no class is likelier than the threshold.  Drawn on the CPU, so that a generator means
-    the same views on every device.
+    `draws` come from :func:`view_draws`.  Zeros for an image of which no class is likelier than the threshold.
     """
-    n, device = len(images), images.device
-    drawn = torch.multinomial(zooms, views.count * n, replacement=True, generator=generator)
-    shear = (2 * torch.rand(views.count * n, generator=generator) - 1) * views.shear
-    zoom = torch.tensor(views.zooms)[drawn]
+    bounds = zooms.cumsum(0)[:-1].contiguous()
+    zoom = torch.tensor(views.zooms)[torch.bucketize(draws[:, 0].contiguous(), bounds, right=True)].to(images)
+    shear = ((2 * draws[:, 1] - 1) * views.shear).to(images)
     # View by view: one batch of them all would need `count` times the memory of a step.
-    seen = [
-        answers(look(images, z.to(device), s.to(device))).float()
-        for z, s in zip(zoom.split(n), shear.split(n), strict=True)
-    ]
+    seen = [answers(look(images, zoom[:, v], shear[:, v])).float() for v in range(views.count)]
     taught = surest(torch.stack(seen), views.temperature)
     return taught * (taught.amax(1, keepdim=True) > views.threshold)
 
@@ -146,10 +152,10 @@ class Teacher:
         self.zooms = zoom_weights(self.answers, images, self.views)
 
     def teach(
-        self, images: Float[Tensor, "batch channels height width"], generator: torch.Generator
+        self, images: Float[Tensor, "batch channels height width"], draws: Float[Tensor, "batch 2 count"]
     ) -> Float[Tensor, "batch classes"]:
         """Probabilities, or zeros where the views leave too much doubt."""
-        return surest_answers(self.answers, images, self.zooms, self.views, generator)
+        return surest_answers(self.answers, images, self.zooms, self.views, draws)
 
     def state_dict(self) -> dict[str, Any]:
         """The zooms' weights."""

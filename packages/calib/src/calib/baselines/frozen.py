@@ -20,7 +20,7 @@ from calib.baselines.form import (
     pixels,
     seeded,
 )
-from calib.views import Teacher, Views
+from calib.views import Teacher, Views, view_draws
 
 
 def source_only(
@@ -86,7 +86,8 @@ def surest_view(
     teacher.weigh_zooms(pixels(target[order[:500]], net))
 
     def predict(images: Tensor) -> Tensor:
-        taught = teacher.teach(pixels(images, net), torch.Generator().manual_seed(seed))
+        draws = view_draws(seed, 0, range(len(images)), teacher.views.count)
+        taught = teacher.teach(pixels(images, net), draws)
         return taught.clamp_min(1e-12).log()
 
     return Adapted(predict, "nothing", net)
