@@ -34,7 +34,8 @@ with three seeds they are wide.
 The rows `calibrator views` and `surest view` came later, on another machine: the same recipe and seed gave there a
 classifier that differs from the other rows' by rounding (up to a point or so on the target), so that each row's
 "before" is its own.  Their views were drawn step by step; since then they are drawn image by image, so that two
-processes see what one sees: the same distribution, other numbers.  They are not the paper's method: [the explanation](../explanation/calib.md) says what views are.
+processes see what one sees: the same distribution, other numbers.  They are not the paper's method:
+[the explanation](../explanation/calib.md) says what views are.
 """
 
 # What the lead tried, and what came of it.  Only facts, with how they were found out.
