@@ -79,6 +79,16 @@ def test_group_norm_makes_pairs_independent_of_the_batch():
     torch.testing.assert_close(network(maps, TRIPLETS).same[:1], alone.same)
 
 
+@pytest.mark.parametrize("channels", [4, 8, 16])
+def test_a_narrow_head_with_group_norm_still_compares(channels):
+    """Groups of one value would leave the biases alone: one relation for every pair, and rounding to train on."""
+    torch.manual_seed(0)
+    widths = [channels, 2 * channels]
+    for network, width in zip(relation_networks(widths, 3, norm="group"), widths, strict=True):
+        same = network.double()(torch.randn(6, width, 4, 4, dtype=torch.float64), TRIPLETS).same
+        assert same.std() > 1e-3
+
+
 def test_attention_changes_the_relation_and_keeps_shapes():
     maps = torch.randn(6, 8, 5, 5, dtype=torch.float64)
     with_it, without = _network(attention=True)(maps, TRIPLETS), _network()(maps, TRIPLETS)

@@ -240,7 +240,9 @@ def _separable(channels: int, out: int, stride: int) -> nn.Sequential:
 
 def _norm(kind: Norm, channels: int, batch_norm: type[nn.Module] = nn.BatchNorm2d) -> nn.Module:
     if kind == "group":
-        return nn.GroupNorm(8 if channels % 8 == 0 else 1, channels)
+        # Groups of eight channels at least: where one value stands for a channel (vectors, maps of one pixel)
+        # a smaller group would leave only signs, and a group of one value nothing at all.
+        return nn.GroupNorm(8 if channels % 64 == 0 else 1, channels)
     return batch_norm(channels)
 
 
