@@ -92,7 +92,8 @@ class TrainConfig(Config):
     download: bool = Field(False, description="Let torchvision download into data_root.")
     model: str = Field(
         "small:resnet10",
-        description="small:resnet10|resnet18 | torchvision:NAME | timm:NAME | file.py:function",
+        description="small:resnet10|resnet18|resnet50|resnet101|wrn16-8|wrn28-10|mobilenet-v2 | "
+        "torchvision:NAME | timm:NAME | file.py:function",
     )
     weights: Path | None = Field(None, description="Weights to start from (safetensors).")
     pretrained: bool = Field(False, description="Start from torchvision's or timm's published weights.")
@@ -179,11 +180,13 @@ def cifar100_small() -> TrainConfig:
 
 
 def cifar100() -> TrainConfig:
-    """The recipe of the released code: ResNet-18, triplets, 300 epochs of images (100 over the anchors)."""
+    """The recipe of the released code: ResNet-18 or another ``small:`` net, triplets, 300 epochs of images.
+
+    These are 100 epochs over the anchors.
+    """
     return TrainConfig(
         data="cifar100",
         model="small:resnet18",
-        width=64,
         pairs="triplets",
         epochs=300,
         batch_size=129,
