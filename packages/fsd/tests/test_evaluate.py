@@ -74,9 +74,10 @@ def test_what_one_seed_cannot_say_and_a_prior_cannot_name_is_none(made_up_run: P
         "pairwise_distance", "minimum_distance", "vendi", "distinct", "view_consistency", "quality",
         "volume_distance", "enclosed_share", "floaters", *JUDGED,
     }  # fmt: skip
-    head, prompt, line = as_text(evaluate(tmp_path)).splitlines()
-    assert (head.split(), prompt) == (["guidance", "seeds", "seconds", "calls"], "a toy")
-    assert line.split() == ["fsd", "1", "25", "300"]
+    head, prompt, line, cost = as_text(evaluate(tmp_path)).splitlines()
+    assert (head.split(), prompt) == (["guidance", "seeds"], "a toy")
+    assert line.split() == ["fsd", "1"]
+    assert cost == "fsd: an object took 25 s and 300 network calls, peak memory 0.75 GB"
 
 
 def test_the_judge_is_asked_about_embedded_priors(made_up_run: Path, tmp_path: Path) -> None:
@@ -106,7 +107,12 @@ def test_the_schema_knows_every_number(result: dict[str, Any]) -> None:
 
 
 def test_the_printed_table(result: dict[str, Any]) -> None:
-    head, prompt, fsd, sds, lost = as_text(result).splitlines()
+    head, prompt, fsd, sds, *costs, lost = as_text(result).splitlines()
+    assert costs == [
+        f"{row['guidance']}: an object took {row['seconds']:.0f} s and 300 network calls, peak memory "
+        f"{row['peak_memory_gb']:.2f} GB"
+        for row in result["methods"]
+    ]
     assert head.index("distance") == fsd.index(f"{result['pairwise_distance']:.3g}")
     assert prompt == "a toy"
     assert sds.startswith("  sds ")
@@ -117,7 +123,7 @@ def test_the_printed_table_is_never_wider_than_a_hundred() -> None:
     row = dict.fromkeys(COLUMNS, 0.123456) | {"guidance": "sds-annealed", "seeds": [0, 1], "prompt": "a toy"}
     lines = as_text({"methods": [row, row | {"prompt": "a mug"}], "failed": []}).splitlines()
     assert 80 < max(map(len, lines)) <= 100
-    assert [line for line in lines if not line.startswith(" ")] == ["a toy", "a mug"]
+    assert [line for line in lines if not line.startswith(" ")][:2] == ["a toy", "a mug"]
     assert all(name in lines[0] for name in ("cross-FID", "accuracy", "consistency", "janus"))
 
 

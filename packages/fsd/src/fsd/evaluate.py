@@ -54,9 +54,7 @@ COLUMNS = {
     "view_consistency": "consistency",
     "janus_rate": "janus",
     "quality": "quality",
-    "seconds": "seconds",
     "enclosed_share": "enclosed",
-    "network_calls": "calls",
     "volume_distance": "1-IoU",
     "floaters": "floaters",
 }
@@ -87,7 +85,7 @@ def evaluate(run: str | os.PathLike[str], judged: bool | None = None) -> dict[st
 
 
 def as_text(result: dict[str, Any], columns: Mapping[str, str] = COLUMNS) -> str:
-    """The table that `fsd evaluate` prints: under each prompt a line per guidance method, then the failed objects.
+    """The table that `fsd evaluate` prints: under each prompt a line per guidance method; costs; the failed objects.
 
     A column that is empty everywhere is left out, and so are the last ones where a line would exceed WIDTH.
     """
@@ -106,8 +104,21 @@ def as_text(result: dict[str, Any], columns: Mapping[str, str] = COLUMNS) -> str
         if not number or row["prompt"] != rows[number - 1]["prompt"]:
             printed.append(row["prompt"])
         printed.append(line)
+    printed += costs(rows)
     printed += [f"failed: {one['object']}: {one['error']}" for one in result["failed"]]
     return "\n".join(printed)
+
+
+def costs(rows: list[dict[str, Any]]) -> list[str]:
+    """A line per guidance method: what an object took, mean over the prompts, and the most memory that one needed."""
+    lines = []
+    for guidance in dict.fromkeys(row["guidance"] for row in rows if row.get("seconds") is not None):
+        own = [row for row in rows if row["guidance"] == guidance]
+        seconds, calls = (np.mean([row[name] for row in own]) for name in ("seconds", "network_calls"))
+        memory = [row["peak_memory_gb"] for row in own if row.get("peak_memory_gb") is not None]
+        peak = f", peak memory {max(memory):.2f} GB" if memory else ""
+        lines.append(f"{guidance}: an object took {seconds:.0f} s and {calls:.0f} network calls{peak}")
+    return lines
 
 
 def _row(objects: list[Finished], judged: bool | None) -> dict[str, Any]:
