@@ -62,10 +62,10 @@ PRODUCTS = (5.0, 10.0, 20.0)
 UNTUNED = 5.0
 
 BASE: dict[str, Any] = {
-    "steps": 300,
+    "steps": 100,
     "batch_size": 4,
     "size": 32,
-    "guidance_scale": 7.5,
+    "guidance_scale": 4.0,
     # Two thirds of the time, and the same picture to 66 dB (fsd_occupancy.py).
     "field": {"occupancy": 32},
     # Nobody looks at these turntables and meshes: as few and small as may be.
@@ -80,14 +80,23 @@ ABLATED, ABLATED_PROMPTS = "fsd-beta1", ("a red object", "a car")
 ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "beta": {f"{beta:g}": {"beta": beta} for beta in (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)},
     "map degrees": {f"{degrees:g}": {"map_degrees": degrees} for degrees in (90.0, 180.0, 360.0)},
-    "guidance scale": {f"{scale:g}": {"guidance_scale": scale} for scale in (1.5, 3.0, 7.5, 15.0)},
-    "steps": {f"{steps}": {"steps": steps} for steps in (75, 150, 300, 600)},
+    "guidance scale": {f"{scale:g}": {"guidance_scale": scale} for scale in (1.5, 4.0, 7.5, 15.0)},
+    "steps": {f"{steps}": {"steps": steps} for steps in (50, 100, 200, 400)},
     "schedule": {
         "linear": {},
         "to 0.2": {"t_min": 0.2},
         "sqrt": {"schedule": "sqrt"},
         "dreamtime": {"schedule": "dreamtime"},
         "random": {"schedule": "random"},
+    },
+    "weighting": {name: {"weighting": name} for name in ("lambda", "one", "sigma2")},
+    "map background": {name: {"map_background": name} for name in ("fixed", "fresh")},
+    # How far the camera stands: how many of the map's cells an object covers.
+    "distance": {f"{d:g}": {"cameras": {"distance": [d, d]}} for d in (2.1, 2.6, 3.2)},
+    "optimiser": {
+        "Adam 0.9 0.99": {},
+        "Adam 0.5 0.99": {"optim": {"betas": [0.5, 0.99]}},
+        "Adam 0 0.9": {"optim": {"betas": [0.0, 0.9]}},
     },
 }
 
@@ -164,7 +173,7 @@ def ablation_cells(
         product = base["optim"]["learning_rate"] * base["steps"]
         for knob, values in ABLATIONS.items():
             for value, change in values.items():
-                settings = {**base, **change}
+                settings = {**base, **change, "optim": {**base["optim"], **change.get("optim", {})}}
                 if settings["steps"] != base["steps"]:
                     settings = with_steps(settings, settings["steps"], product)
                 group, method = "ablations", f"{knob} {value}"

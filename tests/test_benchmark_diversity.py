@@ -105,8 +105,9 @@ def test_every_cell_is_a_valid_configuration():
 def test_the_value_that_an_ablation_has_anyway_is_a_main_cell():
     import _diversity_plan as plan
 
-    found = plan.ablation_cells({}, ["multi-view"])
-    main = plan.main_cells(1, {})
+    chosen = plan.read_settings()
+    found = plan.ablation_cells(chosen, ["multi-view"])
+    main = plan.main_cells(1, chosen)
     for knob in plan.ABLATIONS:
         own = {value: cells for (_, name, value), cells in found.items() if name == knob}
         assert sum(cells[0].group == "main" for cells in own.values()) == 1, knob
@@ -116,7 +117,7 @@ def test_the_value_that_an_ablation_has_anyway_is_a_main_cell():
         for own in found.values()
         for one in own
     }
-    assert travelled == {plan.UNTUNED}
+    assert travelled == {chosen["product"]["multi-view"][plan.ABLATED]}
 
 
 @pytest.mark.parametrize(
