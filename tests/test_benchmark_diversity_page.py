@@ -80,6 +80,21 @@ def test_a_goal_reached_by_another_setting_is_called_a_pick():
     assert "a pick among 3 by these figures" in text
 
 
+def test_the_prompts_that_no_round_had_seen_are_judged_alone():
+    seen = [*of_method("sds", 2.0), *of_method("fsd-beta1", 9.0)]
+    assert "no earlier round" not in verdict(seen)
+    fresh = [
+        one
+        for one in [*of_method("sds", 2.0, 16), *of_method("fsd-beta1", 3.0, 16)]
+        if one["prompt"] not in prompts()
+    ]
+    (line,) = [line for line in verdict([*seen, *fresh]).splitlines() if "no earlier round" in line]
+    assert line.startswith("On the 8 prompts")
+    # 3 over 2, whatever the prompts that were seen say
+    assert "cross-seed FID 1.50 [1.50, 1.50] times" in line
+    assert "Goal 2.02: **missed**" in line
+
+
 def test_a_goal_missed():
     text = verdict([*of_method("sds", 2.0), *of_method("fsd-beta1", 3.0), *others()])
     assert "**Goal 2.02: missed** by all FSD settings." in text
@@ -154,13 +169,13 @@ def test_unequal_work_of_the_prior_is_told():
     equal = [
         *of_method("sds", 2.0),
         *of_method("fsd-beta1", 3.0),
-        *of_method("ism", 2.0),
+        *of_method("sdi", 2.0),
         *of_method("csd", 2.0),
     ]
-    assert "Equal work of the prior: 299 to 300 passes" in verdict(equal)
+    assert "Equal work of the prior: 99 to 100 passes" in verdict(equal)
     unequal = [*of_method("sds", 2.0), *of_method("fsd-beta1", 3.0, network_calls=400)]
     assert (
-        "**Unequal** work of the prior, in passes with guidance an object: sds 300, fsd-beta1 400."
+        "**Unequal** work of the prior, in passes with guidance an object: sds 100, fsd-beta1 400."
         in verdict(unequal)
     )
 
