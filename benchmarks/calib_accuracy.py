@@ -6,8 +6,9 @@
 
 A cell is one pair of domains, row and seed, and leaves one small JSON in benchmarks/results/calib_accuracy/.  It
 trains in an ordinary run folder and goes on where it was interrupted; processes share the cells.  All rows of a pair
-and seed start from the same source classifier and see the same number of images.  Calibrators are kept by the
-label-free validator that the row names; the target's labels score the test images, once, and choose nothing.
+and seed start from the same source classifier (but for those in CLASSIFIERS) and see the same number of images.
+Calibrators are kept by the label-free validator that the row names; the target's labels score the test images, once,
+and choose nothing.
 """
 
 import argparse
@@ -107,7 +108,11 @@ ROWS: dict[str, tuple[int, dict[str, Any] | str]] = {
 RELEASED_EPSILON = {"usps-mnist": 0.45, "mnist-usps": 0.2}
 # Its source images are a CycleGAN's, one for all seeds (`calib translate`).
 TRANSLATED = "calibrator translated"
+# Rows with a source classifier of their own, and what it is called: the paper's route trains it on the translations.
+CLASSIFIERS = {TRANSLATED: "classifier-translated"}
 KEPT = ("source_before", "source_after", "target_before", "target_after")
+# What a segmentation is scored by beside mIoU; cells from before these were kept have none.
+SEGMENTATION = ("frequency_weighted_iou", "pixel_accuracy")
 
 
 def main(arguments: list[str]) -> int:
@@ -205,12 +210,13 @@ def run_cell(pair: str, row: str, seed: int, folder: Path) -> dict[str, Any]:
         "source": config.source.split("#")[-1],
         "target": config.target.split("#")[-1],
     }
-    weights = source_classifier(pair, config, domains, seed)
-    config = config.model_copy(update={"weights": weights, "seeds": [seed]})
     if row == TRANSLATED:
-        # The classifier learned from the images as they are.
-        config = config.model_copy(update={"translated": f"imagefolder:{translation(pair, config, domains)}"})
+        translated, measured = translation(pair, config, domains, seed)
+        base |= measured
+        config = config.model_copy(update={"translated": f"imagefolder:{translated}"})
         domains = open_domains(config)
+    weights = source_classifier(pair, config, domains, seed, CLASSIFIERS.get(row, "classifier"))
+    config = config.model_copy(update={"weights": weights, "seeds": [seed]})
     begun, processor = time.perf_counter(), time.process_time()
     if not config.baselines:
         result = run.run_cell(config, seed, folder, domains, cpu, resume=True)
@@ -227,6 +233,8 @@ def run_cell(pair: str, row: str, seed: int, folder: Path) -> dict[str, Any]:
         evaluation = json.loads((folder / "evaluation.json").read_text())
         per_class = {name: evaluation[name]["per_class"] for name in KEPT}
         own = {name: result[name] for name in names} | {"per_class": per_class}
+        if domains.segmentation:
+            own |= {score: {name: evaluation[name][score] for name in KEPT} for score in SEGMENTATION}
     else:
         classifier = run.build_classifier(config, domains)
         (found,) = comparison.baseline_rows(config, classifier, domains, seed, cpu)
@@ -246,11 +254,13 @@ def run_cell(pair: str, row: str, seed: int, folder: Path) -> dict[str, Any]:
     return {**base, **own, **spent}
 
 
-def source_classifier(pair: str, config: AdaptConfig, domains: Any, seed: int) -> Path:
-    """The pair's classifier of this seed: trained on the source by the first that needs it."""
+def source_classifier(
+    pair: str, config: AdaptConfig, domains: Any, seed: int, name: str = "classifier"
+) -> Path:
+    """The pair's classifier of this seed and name: trained on `domains`' source by the first that needs it."""
     from calib import run
 
-    kept = RUNS / pair / f"classifier-seed{seed}"
+    kept = RUNS / pair / f"{name}-seed{seed}"
     kept.mkdir(parents=True, exist_ok=True)
     with open(kept.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -258,21 +268,31 @@ def source_classifier(pair: str, config: AdaptConfig, domains: Any, seed: int) -
     return kept / "classifier.safetensors"
 
 
-def translation(pair: str, config: AdaptConfig, domains: Any) -> Path:
-    """The pair's source images in the target's style: made by the first that needs them, in a few minutes."""
+def translation(pair: str, config: AdaptConfig, domains: Any, seed: int) -> tuple[Path, dict[str, Any]]:
+    """The pair's source images in the target's style, made by the first that needs them, and what they cost.
+
+    `translation_seconds` is of the CycleGAN's training.  `label_flips` is of source test images, by the classifier
+    of this seed that was trained on the images as they are: it counts changed digits and strange styles alike.
+    """
+    from calib import run
     from calib.translate import PRESETS, train_translation
-    from calib.translations import load_translation, write_translations
+    from calib.translations import label_flips, load_translation, write_translations
 
     kept = RUNS / pair / "translation"
     kept.mkdir(parents=True, exist_ok=True)
     with open(kept.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (kept / "written").exists():
-            source, target = domains.source_train, domains.target_train
-            train_translation(source, target, PRESETS["digits"], seed=0, out=kept, resume=True, device="cpu")
+        source, target = domains.source_train, domains.target_train
+        made = train_translation(
+            source, target, PRESETS["digits"], seed=0, out=kept, resume=True, device="cpu"
+        )
+        # The tree of images appears as a whole or not at all.
+        if not (kept / "train").exists():
             write_translations(load_translation(kept), source, kept)
-            (kept / "written").touch()
-    return kept
+    plain = config.model_copy(update={"weights": source_classifier(pair, config, domains, seed)})
+    judge = run.build_classifier(plain, domains).eval()
+    flips = label_flips(judge, domains.source_test, load_translation(kept))
+    return kept, {"translation_seconds": made["seconds"], "label_flips": flips}
 
 
 def quick() -> list[dict[str, Any]]:
@@ -322,7 +342,10 @@ def summary(pair: str, row: str, same: list[dict[str, Any]]) -> dict[str, Any]:
     first = same[0]
     lists = {
         name: [cell.get(name) for cell in same]
-        for name in (*KEPT, "seconds", "processor_seconds", "latency_ratio")
+        for name in (
+            *(*KEPT, "seconds", "processor_seconds", "latency_ratio"),
+            *(*SEGMENTATION, "translation_seconds", "label_flips"),
+        )
     }
     return {
         "pair": pair,

@@ -9,6 +9,7 @@ import time
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -62,6 +63,80 @@ def test_bodies_of_the_table_are_those_that_the_accuracy_benchmark_trains():
         assert config.body == own["body"]
         if body != "constant":
             assert (config.width, config.blocks) == (own["width"], own["blocks"])
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """The accuracy benchmark in folders of its own, with two pairs that take seconds."""
+    import calib_accuracy
+    from calib import translate
+    from calib.translate import TranslateSettings
+
+    few = {"steps": 1, "width": 2, "blocks": 1, "batch_size": 2, "validation_images": 20}
+    few |= {"training": {"epochs": 1, "batch_size": 2}, "validate_every": 1}
+    classes = torch.arange(6, dtype=torch.uint8) % 3
+    pairs = {}
+    for pair, like, labels in (
+        ("digits", "usps-mnist", classes),
+        ("streets", "camvid-day-dusk", classes[:, None, None].expand(6, 16, 16)),
+    ):
+        pairs[pair] = {**calib_accuracy.PAIRS[like], **few, "num_classes": 3}
+        for domain in ("source", "target"):
+            arrays = {f"x_{part}": np.random.randint(256, size=(6, 16, 16, 3)) for part in ("train", "test")}
+            arrays = {name: images.astype(np.uint8) for name, images in arrays.items()}
+            file = tmp_path / f"{pair}-{domain}.npz"
+            np.savez(file, **arrays, y_train=labels.numpy(), y_test=labels.numpy())
+            pairs[pair][domain] = f"npz:{file}"
+    monkeypatch.setattr(calib_accuracy, "PAIRS", pairs)
+    monkeypatch.setattr(calib_accuracy, "RUNS", tmp_path / "runs")
+    settings = TranslateSettings(steps=1, width=2, blocks=1, critic_width=2)
+    monkeypatch.setitem(translate.PRESETS, "digits", settings)
+    threads = torch.get_num_threads()
+    yield calib_accuracy
+    torch.set_num_threads(threads)
+
+
+def test_the_translated_row_trains_classifier_and_calibrator_on_translated_images(
+    tiny, tmp_path, monkeypatch
+):
+    from calib import run
+    from shared_core.data.open import open_dataset
+
+    seen = {}
+
+    def train_on(config, net, dataset, *others):
+        seen[config.translated is not None] = torch.stack([dataset[k][0] for k in range(6)])
+
+    monkeypatch.setattr(run, "train_on", train_on)
+    folder = tmp_path / "runs/digits/calibrator-translated-seed1"
+    cell = tiny.run_cell("digits", "calibrator translated", 1, folder)
+    translated = open_dataset(f"imagefolder:{tmp_path}/runs/digits/translation", "train")
+    assert torch.equal(seen[True], torch.stack([translated[k][0] for k in range(6)]))
+    # The classifier of all other rows, which judges the translations, knows originals only.
+    assert not torch.equal(seen[False], seen[True])
+    assert cell["translation_seconds"] > 0
+    assert set(cell["label_flips"]) == {"before", "after"}
+    config = (folder / "config.yaml").read_text()
+    assert "classifier-translated-seed1/classifier.safetensors" in config
+    assert "runs/digits/translation" in config
+    # Once more, as after an interruption: neither is made again.
+    monkeypatch.setattr(run, "train_on", None)
+    again = tiny.run_cell("digits", "calibrator translated", 1, folder)
+    assert again["label_flips"] == cell["label_flips"]
+    assert again["translation_seconds"] == cell["translation_seconds"]
+
+
+def test_cells_of_a_segmentation_keep_all_its_scores(tiny, tmp_path):
+    cell = tiny.run_cell("streets", "calibrator", 1, tmp_path / "runs/streets/calibrator-seed1")
+    assert cell["measure"] == "mIoU"
+    for score in ("frequency_weighted_iou", "pixel_accuracy"):
+        assert set(cell[score]) == set(tiny.KEPT)
+        assert all(0 <= value <= 100 for value in cell[score].values())
+    assert cell["pixel_accuracy"]["target_after"] >= cell["frequency_weighted_iou"]["target_after"]
+    (old, new) = ({**cell, "seed": seed} for seed in (1, 2))
+    assert tiny.summary("streets", "calibrator", [new])["pixel_accuracy"] == [cell["pixel_accuracy"]]
+    del old["pixel_accuracy"]
+    assert "pixel_accuracy" not in tiny.summary("streets", "calibrator", [old, new])
 
 
 @pytest.mark.slow

@@ -212,6 +212,21 @@ def test_classes_show_where_the_rest_is_lost(tmp_path):
     assert "| after | 82.0 | - |" in text
 
 
+def test_further_scores_and_translations_are_shown_where_cells_kept_them(tmp_path):
+    scores = {"source_before": 80.0, "source_after": 79.0, "target_before": 40.0, "target_after": 42.0}
+    more = {"pixel_accuracy": [scores, scores, {**scores, "target_after": 45.0}]}
+    streets = row("calibrator", (71.0, 73.0, 75.0), pair="camvid-day-dusk", measure="mIoU", **more)
+    text = page(tmp_path, [streets])
+    expected = "| calibrator | pixel accuracy | 40.00 (0.00) -> 43.00 (1.73) | 80.00 (0.00) -> 79.00 (0.00) |"
+    assert expected in text
+    assert "fwIoU |" not in text
+    flips = [{"before": 2.0, "after": 30.0}, {"before": 3.0, "after": 32.0}, {"before": 4.0, "after": 34.0}]
+    own = {"translation_seconds": [612.0] * 3, "label_flips": flips}
+    text = page(tmp_path, [row("calibrator translated", (85.0, 87.0, 89.0), **own)])
+    assert "its CycleGAN was trained in 612 s" in text
+    assert "their label 3.00 (1.00) %, and of their translations 32.00 (2.00) %" in text
+
+
 def test_half_finished_rows_make_a_page(tmp_path):
     half = row("TENT", ())
     del half["target_after"]
