@@ -16,6 +16,7 @@ from shared_core.data.images import (
     list_images,
     printable,
     read_image,
+    read_mask,
 )
 from shared_core.data.loader import KeyedDataset
 from torch.utils.data import DataLoader
@@ -268,3 +269,23 @@ def test_find_images_takes_files_as_named_and_folders_whole(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"there is no image in .*empty"):
         find_images([tmp_path / "empty"])
+
+
+def test_a_label_map_keeps_its_numbers_also_behind_a_palette(tmp_path):
+    numbers = np.arange(35, dtype=np.uint8).reshape(5, 7)
+    grey, palette = Image.fromarray(numbers), Image.fromarray(numbers).convert("P")
+    palette.putpalette(list(range(255, -1, -1)) * 3)
+    for name, image in (("grey.png", grey), ("palette.png", palette)):
+        image.save(tmp_path / name)
+        assert np.array_equal(read_mask(tmp_path / name).numpy(), numbers)
+    # What a reader of images makes of a palette are its colours.
+    assert not np.array_equal(read_image(tmp_path / "palette.png", "L")[0].numpy(), numbers)
+
+
+def test_a_label_map_of_colours_or_of_half_a_file_is_refused(tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "colours.png")
+    with pytest.raises(BadImageError, match=r"colours\.png: .*a label map is a grey or palette image.* RGB"):
+        read_mask(tmp_path / "colours.png")
+    write_bad_corpus(tmp_path)
+    with pytest.raises(BadImageError, match=r"cut\.png"):
+        read_mask(tmp_path / "cut.png")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import Field
+from shared_core.data.images import BadImageError
 from shared_core.run.checkpoint import CheckpointError
 from shared_core.run.command import (
     command_parser,
@@ -102,7 +103,7 @@ def test_short_names(spec, name):
     assert short_name(spec) == name
 
 
-@pytest.mark.parametrize("kind", [NonFiniteError, CheckpointError, OSError])
+@pytest.mark.parametrize("kind", [BadImageError, NonFiniteError, CheckpointError, OSError])
 def test_failures_with_a_sentence_are_printed(kind, capsys):
     with sentences("prog") as failed:
         raise kind("the disk is full")

@@ -4,7 +4,7 @@ Presets are functions that return an :class:`AdaptConfig`.  Nothing here imports
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from shared_core.run.config import Config
@@ -22,6 +22,8 @@ Baseline = Literal[
     "shot_im",
     "target_supervised",
 ]
+
+Side = Annotated[int, Field(ge=8)]
 
 
 class Training(Config):
@@ -69,15 +71,17 @@ class AdaptConfig(Config):
 
     source: str = Field(
         "digits",
-        description="digits | mnist | usps | svhn | fashion-mnist | photo-digits | imagefolder:PATH | "
-        "npz:PATH[#prefix] | hf:NAME",
+        description="digits | mnist | usps | svhn | fashion-mnist | photo-digits | gta5 | cityscapes | "
+        "imagefolder:PATH | npz:PATH[#prefix] | hf:NAME",
     )
     target: str = Field("photo-digits", description="As source; its labels only score the test images.")
     translated: str | None = Field(
         None,
         description="Source images in the target's style, e.g. imagefolder:PATH: they replace the source.",
     )
-    data_root: Path | None = Field(None, description="Folder of the torchvision data sets.")
+    data_root: Path | None = Field(
+        None, description="Folder of the torchvision data sets, gta5/ and cityscapes/."
+    )
     classifier: str = Field(
         "small:lenet",
         description="small:lenet|dtn|segmenter | torchvision:NAME | timm:NAME | file.py:function | model.onnx",
@@ -106,6 +110,9 @@ class AdaptConfig(Config):
     num_classes: Suppress[int | None] = Field(None, ge=2, description="Default: as many as the source names.")
     image_size: Suppress[int | None] = Field(
         None, ge=8, description="Side; default: the source's, 224 of files."
+    )
+    scene_size: Suppress[tuple[Side, Side]] = Field(
+        (512, 1024), description="Height and width that images of gta5 and cityscapes are scaled to."
     )
     channels: Suppress[Literal[1, 3] | None] = None
     normalize: Suppress[Literal["none", "half", "imagenet"]] = Field(
@@ -261,10 +268,13 @@ def camvid_day_dusk() -> AdaptConfig:
 
 
 def gta5_cityscapes() -> AdaptConfig:
-    """GTA5 to Cityscapes, for a GPU: npz files of both and a segmentation net of your own (file.py:function)."""
+    """GTA5 to Cityscapes, for a GPU: data_root holds gta5/ and cityscapes/, the net is yours (file.py:function).
+
+    The released code cuts 768 pixels out of the full size; here whole images are scaled to scene_size.
+    """
     return AdaptConfig(
-        source="npz:gta5.npz",
-        target="npz:cityscapes.npz",
+        source="gta5",
+        target="cityscapes",
         classifier="drn26.py:drn26",
         num_classes=19,
         ignore=255,
@@ -279,6 +289,7 @@ def gta5_cityscapes() -> AdaptConfig:
         optim=Optim(learning_rate=2e-4, weight_decay=5e-3),
         validate_every=500,
         validation_images=50,
+        workers=4,
         precision="bf16",
     )
 

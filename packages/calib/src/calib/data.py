@@ -3,7 +3,7 @@
 Images stay bytes; what a classifier wants beyond [0, 1] is inside it (:class:`calib.classifiers.Normalized`).
 """
 
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, UInt8
@@ -14,6 +14,7 @@ from shared_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess,
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from calib import streets
 from calib.config import AdaptConfig
 
 PHOTO_DIGITS = "photo-digits"
@@ -55,14 +56,14 @@ def open_domains(config: AdaptConfig) -> Domains:
     ]
     if config.translated is not None:
         found[0] = open_domain(config, config.translated, "train")
-    masks = [isinstance(part, ArrayMasks) for part in found]
+    masks = [has_masks(part) for part in found]
     if any(masks):
         if not all(masks):
             raise ValueError(
                 f"source {config.source} and target {config.target} differ: one has a label per pixel, one per image"
             )
         names = cast(ArrayMasks, found[0]).class_names[: config.num_classes]
-        channels = cast(ArrayMasks, found[0]).images.shape[1]
+        channels = len(cast(Any, found[0])[0][0])
         return Domains(*found, names, channels, True, None)
     labels = labels_of(found[0])
     named = getattr(found[0], "class_names", None) or map(str, range(int(labels.max()) + 1))
@@ -79,7 +80,16 @@ def open_domain(config: AdaptConfig, spec: str, split: str) -> Dataset:
     """One split of one domain, as it lies on the disk."""
     if spec == PHOTO_DIGITS:
         return photo_digits(split)
+    if spec in streets.NAMES:
+        if config.on_bad != "raise":
+            raise ValueError(f"on_bad={config.on_bad!r}: of {spec} only 'raise' is offered")
+        return streets.open_scenes(spec, split, config.data_root, config.scene_size)
     return open_dataset(spec, split, config.data_root, config.download, config.on_bad)
+
+
+def has_masks(dataset: Dataset) -> bool:
+    """Whether the items have a label per pixel."""
+    return isinstance(dataset, ArrayMasks | streets.SceneFiles)
 
 
 def normalization(config: AdaptConfig, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

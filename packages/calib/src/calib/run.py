@@ -46,6 +46,7 @@ from calib.evaluate import both_domains, four_numbers, latency_ratio
 from calib.processes import join
 from calib.segmentation import SegmenterSettings, tiny_segmenter, train_segmenter
 from calib.step import Weights
+from calib.streets import SceneFiles
 from calib.supervised import train_classifier
 from calib.views import Views
 
@@ -190,6 +191,11 @@ def build_calibrator(config: AdaptConfig, channels: int) -> Calibrator:
 def build_classifier(config: AdaptConfig, domains: Domains) -> nn.Module:
     """The classifier that a configuration names, of images in [0, 1], with given or first weights."""
     if config.classifier == "small:segmenter":
+        if isinstance(domains.source_train, SceneFiles) and config.weights is None:
+            raise ValueError(
+                f"small:segmenter learns from images in memory, and {config.source} is read file by file: "
+                "name a classifier of your own (file.py:function), or weights"
+            )
         net: nn.Module = tiny_segmenter(domains.num_classes, domains.channels)
         if config.weights is not None:
             read_weights(net, config.weights)

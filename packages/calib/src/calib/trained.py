@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from shared_core.data.masks import ArrayMasks
 from shared_core.data.open import check_labels, labels_of
 from shared_core.data.preprocess import Preprocess, fitted
 from shared_core.ops.freeze import checksums, digest
@@ -16,7 +15,7 @@ from torch.utils.data import Dataset
 
 from calib.attachment import CalibratedClassifier, attach
 from calib.config import AdaptConfig
-from calib.data import Domains, open_domain
+from calib.data import Domains, has_masks, open_domain
 from calib.pretrained import load_calibrator
 from calib.run import bare, build_classifier
 
@@ -100,7 +99,7 @@ def open_test(
     config = trained.config if root is None else trained.config.model_copy(update={"data_root": root})
     named = spec or getattr(config, domain)
     found = open_domain(config, named, "test")
-    if isinstance(found, ArrayMasks) != trained.segmentation:
+    if has_masks(found) != trained.segmentation:
         wanted = "one label per pixel" if trained.segmentation else "one label per image"
         raise ValueError(f"{named} does not fit this run, whose classifier gives {wanted}")
     if trained.preprocess is None:

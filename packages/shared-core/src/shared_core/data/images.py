@@ -10,7 +10,7 @@ number of pixels is kept, as an error.
 import os
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,17 +42,16 @@ def read_image(path: str | os.PathLike[str], mode: str = "RGB") -> UInt8[Tensor,
     """
     if mode not in ("RGB", "L"):
         raise ValueError(f"mode is {mode!r}; it must be 'RGB' or 'L'")
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of half a bomb and refuses a whole one; one limit is enough.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-            with Image.open(path) as image:
-                image.load()
-                pixels = np.array(_convert(ImageOps.exif_transpose(image), mode))
-    except _DECODE_ERRORS as error:
-        raise BadImageError(f"cannot read the image {printable(path)}: {_reason(error)}") from error
+    pixels = _decoded(path, lambda image: _convert(ImageOps.exif_transpose(image), mode))
     return torch.from_numpy(pixels if pixels.ndim == 3 else pixels[..., None]).permute(2, 0, 1).contiguous()
+
+
+def read_mask(path: str | os.PathLike[str]) -> UInt8[Tensor, "height width"]:
+    """Decodes one label map: the numbers of a grey image, or of a palette image, as they are stored.
+
+    Raises BadImageError naming the file for anything that cannot be decoded whole, and for colours.
+    """
+    return torch.from_numpy(_decoded(path, _numbers))
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[str]:
@@ -105,6 +104,27 @@ _DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error,
     Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError, ZeroDivisionError,
 )  # fmt: skip
+
+
+def _decoded(
+    path: str | os.PathLike[str], convert: Callable[[Image.Image], Image.Image]
+) -> UInt8[np.ndarray, "height width ..."]:
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of half a bomb and refuses a whole one; one limit is enough.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+            with Image.open(path) as image:
+                image.load()
+                return np.array(convert(image))
+    except _DECODE_ERRORS as error:
+        raise BadImageError(f"cannot read the image {printable(path)}: {_reason(error)}") from error
+
+
+def _numbers(image: Image.Image) -> Image.Image:
+    if image.mode not in ("L", "P"):
+        raise ValueError(f"a label map is a grey or palette image of 8 bits, this one is {image.mode}")
+    return image
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:

@@ -109,6 +109,7 @@ def sentences(prog: str) -> Iterator[list[Exception]]:
         ...     run(config, out)
         >>> return int(bool(failed))
     """
+    from shared_core.data.images import BadImageError
     from shared_core.run.checkpoint import CheckpointError
     from shared_core.run.folder import RunFolderError
     from shared_core.run.guard import NonFiniteError
@@ -118,6 +119,6 @@ def sentences(prog: str) -> Iterator[list[Exception]]:
         yield failed
     except RunFolderError as error:
         raise ConfigError(str(error)) from error
-    except (NonFiniteError, CheckpointError, OSError) as error:
+    except (BadImageError, NonFiniteError, CheckpointError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         failed.append(error)
