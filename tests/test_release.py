@@ -1,6 +1,7 @@
 """What a release goes through: fragments, the public interface, the core's name, bills of materials, the guards."""
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,13 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
+import alone  # noqa: E402
 import api_breaks  # noqa: E402
 import check_ranges  # noqa: E402
 import rehearse  # noqa: E402
 import rename_core  # noqa: E402
 import sbom  # noqa: E402
+import wheels  # noqa: E402
 
 
 @pytest.mark.parametrize("package", ["shared-core", "corsd", "calib", "fsd"])
@@ -112,7 +115,8 @@ def test_a_release_is_compared_with_the_one_before(tmp_path: Path) -> None:
 
 
 def test_releases_of_the_core_that_would_break_a_method_are_stopped(tmp_path: Path) -> None:
-    assert "excludes shared-core 0.2.0" in rehearse.a_core_that_no_method_takes(tmp_path)
+    core = rehearse.versions(ROOT)["shared-core"][0]
+    assert f"excludes {core} 0.2.0" in rehearse.a_core_that_no_method_takes(tmp_path)
     assert "cut_back" in rehearse.a_core_that_breaks_in_a_patch(tmp_path)
 
 
@@ -135,6 +139,8 @@ def test_every_tag_of_the_next_release_fits(tmp_path: Path) -> None:
 
 def test_the_core_gets_another_name_with_one_command(tmp_path: Path) -> None:
     tree = rehearse.copy_of_tree(tmp_path / "tree")
+    shutil.copytree(ROOT / "tests", tree / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "docs", tree / "docs")
     changed = {path.relative_to(tree).as_posix() for path in rename_core.rename(tree, "corsd-shared-core")}
     assert {f"packages/{name}/pyproject.toml" for name in ("shared-core", "corsd", "calib", "fsd")} <= changed
     assert check_ranges.bad_ranges(tree) == []
@@ -142,6 +148,16 @@ def test_the_core_gets_another_name_with_one_command(tmp_path: Path) -> None:
     assert names == {"corsd-shared-core", "corsd", "calib-uda", "fsd"}
     assert 'module-name = "shared_core"' in (tree / "packages/shared-core/pyproject.toml").read_text()
     assert "corsd = { workspace = true }\n" in (tree / "pyproject.toml").read_text()
+    assert "`corsd-shared-core`" in (tree / "docs/index.md").read_text()
+
+    # What builds and tests the packages follows.  The kept runs of earlier versions stay where they lie.
+    assert wheels.pattern("shared-core", ".whl", tree) == "corsd_shared_core-*.whl"
+    assert alone.distribution(tree / "packages/shared-core") == "corsd-shared-core"
+    assert runpy.run_path(str(tree / "tests/test_workspace.py"))["CORE"] == "corsd-shared-core"
+    for kept, folder in runpy.run_path(str(tree / "tests/compat/test_compat.py"))["FOLDERS"].items():
+        assert (tree / "tests/compat/0.1.0" / kept).is_dir()
+        assert (tree / "packages" / folder).is_dir()
+
     with pytest.raises(ValueError, match="no name for a distribution"):
         rename_core.rename(tree, "Shared Core")
 

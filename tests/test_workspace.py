@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
+CORE = tomllib.loads((ROOT / "packages/shared-core/pyproject.toml").read_text())["project"]["name"]
 
 
 @pytest.fixture
@@ -48,10 +49,10 @@ def test_guards_accept_the_tree_as_it_is(name: str, tree: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
-        ("packages/fsd/pyproject.toml", "shared-core>=0.1,<0.2", "shared-core>=9", "excludes shared-core"),
-        ("packages/fsd/pyproject.toml", "shared-core>=0.1,<0.2", "shared-core", "has no range"),
-        ("packages/corsd/pyproject.toml", "shared-core[hf]>=0.1,<0.2", "shared-core[hf]<0.1", "excludes"),
-        ("packages/corsd/pyproject.toml", "shared-core[hf]", "shared-core[none]", "unknown extra 'none'"),
+        ("packages/fsd/pyproject.toml", f"{CORE}>=0.1,<0.2", f"{CORE}>=9", f"excludes {CORE}"),
+        ("packages/fsd/pyproject.toml", f"{CORE}>=0.1,<0.2", CORE, "has no range"),
+        ("packages/corsd/pyproject.toml", f"{CORE}[hf]>=0.1,<0.2", f"{CORE}[hf]<0.1", "excludes"),
+        ("packages/corsd/pyproject.toml", f"{CORE}[hf]", f"{CORE}[none]", "unknown extra 'none'"),
         (
             "pyproject.toml",
             "fsd[tensorboard,viewer,vsd]>=0.1",
@@ -62,7 +63,7 @@ def test_guards_accept_the_tree_as_it_is(name: str, tree: Path) -> None:
             "packages/shared-core/pyproject.toml",
             'version = "0.1',
             'version = "0.7',
-            "excludes shared-core 0.7",
+            f"excludes {CORE} 0.7",
         ),
     ],
 )

@@ -27,6 +27,11 @@ def run(*command: str | Path, cwd: Path = ROOT) -> None:
         raise SystemExit(code)
 
 
+def distribution(folder: Path) -> str:
+    """The name that a package's folder is installed by."""
+    return tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"]
+
+
 def tested_extras(name: str) -> str:
     """The extras of a distribution that the development environment has, as '[a,b]' or ''."""
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
@@ -48,8 +53,8 @@ def main() -> None:
     options = parser.parse_args()
 
     folder = ROOT / "packages" / options.package
-    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = tested_extras(canonicalize_name(project["name"]))
+    name, core = distribution(folder), distribution(ROOT / "packages/shared-core")
+    extras = tested_extras(canonicalize_name(name))
     sources = [f"{ROOT}/packages/shared-core", f"{folder}{extras}"]
     with tempfile.TemporaryDirectory() as scratch:
         pins = Path(scratch, "pins.txt")
@@ -58,8 +63,8 @@ def main() -> None:
             wanted.write_text("\n".join(sources), encoding="utf-8")
             run(
                 *(UV, "pip", "compile", "--quiet", "--no-sources", "--resolution", "lowest-direct"),
-                *("--python-version", options.python, "--no-emit-package", "shared-core"),
-                *("--no-emit-package", project["name"], "-o", pins, wanted),
+                *("--python-version", options.python, "--no-emit-package", core),
+                *("--no-emit-package", name, "-o", pins, wanted),
             )
         else:
             run(UV, "export", "--quiet", "--frozen", "--no-emit-workspace", "--no-hashes", "-o", pins)

@@ -157,7 +157,7 @@ constraint-dependencies = {json.dumps(pins.read_text(encoding="utf-8").splitline
 def use(folder: str, python: Path, *flags: str) -> None:
     """What is installed fits together, and the package works."""
     wheels.run(wheels.UV, "pip", "check", "--quiet", "--python", python)
-    wheels.run(python, "-I", ROOT / "tools/smoke_wheel.py", wheels.PACKAGES[folder][1], *flags)
+    wheels.run(python, "-I", ROOT / "tools/smoke_wheel.py", wheels.PACKAGES[folder][0], *flags)
 
 
 def install_lowest(folder: str, scratch: Path) -> str:

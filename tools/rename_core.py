@@ -2,7 +2,8 @@
 
     python tools/rename_core.py corsd-shared-core && tools/uv.sh lock
 
-Changes the word in every project file, source, README and tool; folders keep their names.
+Changes the word in project files, READMEs, changelogs, pages of docs/, sources and core's own tests.  Folders keep
+their names, also those of kept runs (tests/compat).  Tools and the workspace's tests read it from core's project file.
 """
 
 import re
@@ -15,11 +16,12 @@ PLACES = (
     *(
         "pyproject.toml",
         "README.md",
+        "docs/*.md",
         "packages/*/pyproject.toml",
         "packages/*/README.md",
         "packages/*/CHANGELOG.md",
     ),
-    *("packages/*/src/**/*.py", "packages/shared-core/tests/*.py", "tests/compat/*.py"),
+    *("packages/*/src/**/*.py", "packages/shared-core/tests/*.py"),
 )
 
 

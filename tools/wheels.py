@@ -11,6 +11,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -18,12 +19,12 @@ ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
 UV = str(ROOT / "tools/uv.sh")
 BIN = Path(sys.executable).parent
-# folder: (distribution as file names spell it, import, kilobytes that a wheel may have)
+# folder: (import, kilobytes that a wheel may have)
 PACKAGES = {
-    "shared-core": ("shared_core", "shared_core", 200),
-    "corsd": ("corsd", "corsd", 200),
-    "fsd": ("fsd", "fsd", 20_000),  # two embedded priors
-    "calib": ("calib_uda", "calib", 200),
+    "shared-core": ("shared_core", 200),
+    "corsd": ("corsd", 200),
+    "fsd": ("fsd", 20_000),  # two embedded priors
+    "calib": ("calib", 200),
 }
 
 
@@ -34,12 +35,18 @@ def run(*command: str | Path) -> None:
         sys.exit(f"$ {' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
 
 
+def pattern(folder: str, suffix: str, root: Path = ROOT) -> str:
+    """What the files of this package in dist/ are called: the distribution, as file names spell it."""
+    text = (root / "packages" / folder / "pyproject.toml").read_text(encoding="utf-8")
+    return f"{tomllib.loads(text)['project']['name'].replace('-', '_')}-*{suffix}"
+
+
 def built(folder: str, suffix: str) -> Path:
     """The one file of this package in dist/."""
-    name = PACKAGES[folder][0]
-    files = list(DIST.glob(f"{name}-*{suffix}"))
+    wanted = pattern(folder, suffix)
+    files = list(DIST.glob(wanted))
     if len(files) != 1:
-        sys.exit(f"dist/ holds {len(files)} files {name}-*{suffix}, expected one")
+        sys.exit(f"dist/ holds {len(files)} files {wanted}, expected one")
     return files[0]
 
 
@@ -80,7 +87,7 @@ def try_alone(folder: str, pins: Path, scratch: Path) -> None:
     run(UV, "pip", "install", "--quiet", "--python", python, "--constraint", pins, *wheels)
     run(UV, "pip", "check", "--quiet", "--python", python)
     # -I: neither the working directory nor PYTHONPATH may lend it this checkout.
-    run(python, "-I", ROOT / "tools/smoke_wheel.py", PACKAGES[folder][1])
+    run(python, "-I", ROOT / "tools/smoke_wheel.py", PACKAGES[folder][0])
 
 
 def build() -> None:
@@ -91,7 +98,7 @@ def build() -> None:
     # W002: each prior is a whole folder of diffusers, and the two have the same words and settings.
     run(BIN / "check-wheel-contents", "--ignore", "W002", *(file for file in files if file.suffix == ".whl"))
     faults = []
-    for folder, (_, module, kilobytes) in PACKAGES.items():
+    for folder, (module, kilobytes) in PACKAGES.items():
         faults += faults_of_wheel(built(folder, ".whl"), module, kilobytes)
         faults += faults_of_sdist(built(folder, ".tar.gz"))
     if faults:
@@ -101,7 +108,7 @@ def build() -> None:
 def sizes() -> list[str]:
     """Kilobytes of every file in dist/, and what a wheel may have."""
     said = []
-    for folder, (_, _, kilobytes) in PACKAGES.items():
+    for folder, (_, kilobytes) in PACKAGES.items():
         for suffix, limit in ((".whl", f"  (limit {kilobytes})"), (".tar.gz", "")):
             file = built(folder, suffix)
             said.append(f"{file.stat().st_size / 1000:8.1f} kB  {file.name}{limit}")

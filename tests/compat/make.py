@@ -14,7 +14,7 @@ Run it before a release, with the version that is released; afterwards the folde
 import os
 import shutil
 import sys
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,9 @@ def main(names: list[str]) -> None:
     """Write the folder of each package anew."""
     torch.set_num_threads(1)
     for name in names or PACKAGES:
-        folder = HERE / version(name) / name
+        # The import and the kept folder keep their names when a distribution gets another.
+        module = import_module("calib" if name == "calib-uda" else name.replace("-", "_"))
+        folder = HERE / module.__version__ / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         os.chdir(folder)
