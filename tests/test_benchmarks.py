@@ -114,14 +114,19 @@ def test_torchdistill_gets_the_torch_of_our_lock() -> None:
     assert pinned == {name: locked[name] for name in ("torch", "torchvision")}
 
 
-@pytest.fixture
-def figures():
-    spec = importlib.util.spec_from_file_location("_figures", BENCHMARKS / "_figures.py")
+def module(file: Path):
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec
     assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+@pytest.fixture
+def figures():
+    return module(BENCHMARKS / "_figures.py")
 
 
 def test_variants_take_turns_and_the_warm_up_is_dropped(figures) -> None:
@@ -157,6 +162,44 @@ def test_a_difference_is_taken_round_by_round(figures) -> None:
     found = figures.difference("f", "what", "s", {"a": [3.0, 5.0], "b": [1.0, 1.0]}, "a", "b", goal=2.5)
     assert found["difference"]["median"] == 3.0
     assert found["met"] is False
+
+
+@pytest.fixture
+def bench():
+    return module(ROOT / "tools" / "bench.py")
+
+
+def written(path: Path, **ratios: tuple[float, float, float]) -> Path:
+    """A result whose figures have these (lower, median, upper)."""
+    figures = [
+        {"name": name, "ratio": dict(zip(("lower", "median", "upper"), spread, strict=True))}
+        for name, spread in ratios.items()
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"figures": figures}))
+    return path
+
+
+def test_new_figures_are_compared_with_the_stored_ones(bench, tmp_path: Path) -> None:
+    stored = written(tmp_path / "stored", same=(1.0, 1.2, 1.3), slower=(1.0, 1.2, 1.3), gone=(1, 1, 1))
+    new = written(tmp_path / "new", same=(1.3, 1.4, 1.5), slower=(1.31, 1.4, 1.5), young=(2, 2, 2))
+    assert bench.compared(json.loads(stored.read_text()), json.loads(new.read_text())) == [
+        "same: ratio 1.2 -> 1.4, quartiles overlap",
+        "slower: ratio 1.2 -> 1.4, quartiles lie apart",
+        "young: no stored ratio -> 2",
+        "gone: stored, and not measured now",
+    ]
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_make_bench_compares_but_not_a_quick_run(bench, tmp_path: Path, monkeypatch, capfd, quick) -> None:
+    new = written(tmp_path / "new", f=(3.0, 3.0, 3.0))
+    written(tmp_path / "benchmarks/results/job.json", f=(1.0, 1.0, 1.0))
+    script = f"import shutil, sys\nshutil.copy({str(new)!r}, sys.argv[sys.argv.index('--out') + 1])"
+    (tmp_path / "benchmarks/job.py").write_text(script)
+    monkeypatch.chdir(tmp_path)
+    assert bench.main(["--quick"] * quick) == 0
+    assert ("f: ratio 1 -> 3, quartiles lie apart" in capfd.readouterr().out) is not quick
 
 
 def test_the_page_of_fsd_says_what_its_files_say(monkeypatch) -> None:

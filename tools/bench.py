@@ -2,13 +2,32 @@
 
     python tools/bench.py [--quick]
 
-Each script takes ``--out FILE`` and ``--quick`` (small sizes: whether it works, not what it measures).
+Each script takes ``--out FILE`` and ``--quick`` (small sizes: whether it works, not what it measures).  Without
+--quick each figure is compared with the stored one in benchmarks/results/; that is printed and judges nothing, since
+the machine may be another one.
 """
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+
+
+def compared(stored: dict, new: dict) -> list[str]:
+    """One line per figure: the stored median -> the new one, and whether their quartiles overlap."""
+    before = {figure["name"]: figure for figure in stored["figures"]}
+    lines = []
+    for figure in new["figures"]:
+        name, kind = figure["name"], "ratio" if "ratio" in figure else "difference"
+        old = before.pop(name, {}).get(kind)
+        now = figure[kind]
+        if old is None:
+            lines.append(f"{name}: no stored {kind} -> {now['median']:.3g}")
+            continue
+        overlap = old["lower"] <= now["upper"] and now["lower"] <= old["upper"]
+        quartiles = "quartiles overlap" if overlap else "quartiles lie apart"
+        lines.append(f"{name}: {kind} {old['median']:.3g} -> {now['median']:.3g}, {quartiles}")
+    return lines + [f"{name}: stored, and not measured now" for name in before]
 
 
 def main(arguments: list[str]) -> int:
@@ -24,12 +43,16 @@ def main(arguments: list[str]) -> int:
         print(f"== {script}", flush=True)
         done = subprocess.run([sys.executable, script, "--out", out, *arguments])
         try:
-            json.loads(out.read_text(encoding="utf-8"))
+            new = json.loads(out.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             print(f"{script}: no valid JSON in {out}: {error}", file=sys.stderr)
             failed.append(script.name)
         else:
             failed += [script.name] * (done.returncode != 0)
+            stored = script.parent / "results" / out.name
+            if stored.exists() and "--quick" not in arguments:
+                lines = compared(json.loads(stored.read_text(encoding="utf-8")), new)
+                print(f"against {stored}:", *lines, sep="\n  ", flush=True)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return int(bool(failed))
