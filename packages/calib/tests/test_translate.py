@@ -8,6 +8,7 @@ import signal
 import pytest
 import torch
 from calib import translate as training
+from calib.cli import main
 from calib.cyclegan import (
     ImagePool,
     critic_loss,
@@ -51,6 +52,15 @@ def slow_cycle(back, images):
     pairs = list(zip(back.flatten().tolist(), images.flatten().tolist(), strict=True))
     # In [-1, 1], where a difference is twice what it is in [0, 1].
     return sum(abs((2 * a - 1) - (2 * b - 1)) for a, b in pairs) / len(pairs)
+
+
+def test_several_processes_are_refused(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    flags = ["--source", "digits", "--target", "digits", "--steps", "1", "--out", str(tmp_path / "run")]
+    assert main(["translate", *flags]) == 2
+    said = "calib: calib translate trains in one process, and here are 2 (WORLD_SIZE): start it without torchrun\n"
+    assert capsys.readouterr().err == said
+    assert not (tmp_path / "run").exists()
 
 
 LOSSES = {

@@ -370,6 +370,18 @@ def test_wrong_usage(
     assert not (tmp_path / "run").exists()
 
 
+def test_several_processes_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train-prior", "--preset", "tiny", "--out", str(tmp_path / "run")]) == 2
+    said = (
+        "fsd: fsd train-prior trains in one process, and here are 2 (WORLD_SIZE): start it without torchrun\n"
+    )
+    assert capsys.readouterr().err == said
+    assert not (tmp_path / "run").exists()
+
+
 def test_sizes_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="size is 30; with 3 levels it must be a multiple of 4"):
         build_pipeline(WORDS, False, size=30)

@@ -1,6 +1,19 @@
 import pytest
 import torch
-from shared_core.run.device import choose_device
+from shared_core.run.config import ConfigError
+from shared_core.run.device import choose_device, one_process
+
+
+def test_several_processes_are_refused_where_one_trains(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    one_process("prog train")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    one_process("prog train")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        ConfigError, match=r"prog train trains in one process, and here are 2 \(WORLD_SIZE\): start it"
+    ):
+        one_process("prog train")
 
 
 def test_auto_is_a_gpu_if_there_is_one(monkeypatch):

@@ -30,7 +30,7 @@ from shared_core.data.preprocess import Preprocess
 from shared_core.data.sampling import Batches, shuffled_plan
 from shared_core.run import checkpoint
 from shared_core.run.atomic import read_json, write_json
-from shared_core.run.device import choose_device
+from shared_core.run.device import choose_device, one_process
 from shared_core.run.folder import RunFolder
 from shared_core.run.guard import FiniteGuard
 from shared_core.run.metrics import MetricsLog, cut_back
@@ -116,9 +116,10 @@ def train_translation(
     Labels are not read.  The folder gets `generator.safetensors` (source to target), `back.safetensors`,
     metrics.jsonl, checkpoints and result.json.  With `resume` an unfinished run goes on, a finished one is read.
 
-    Raises ValueError for a folder that cannot be used or fewer images than a batch, NonFiniteError, and SystemExit
-    130 or 143, after saving, when the process was told to stop.
+    Raises ValueError for a folder that cannot be used, fewer images than a batch or several processes,
+    NonFiniteError, and SystemExit 130 or 143, after saving, when the process was told to stop.
     """
+    one_process("calib translate")
     folder = RunFolder(out)
     if resume and folder.finished():
         return read_json(folder.result)

@@ -31,7 +31,7 @@ from jaxtyping import Int
 from shared_core.run import checkpoint
 from shared_core.run import metrics as records
 from shared_core.run.atomic import read_json, write_json
-from shared_core.run.device import choose_device
+from shared_core.run.device import choose_device, one_process
 from shared_core.run.folder import RunFolder
 from shared_core.run.guard import check_finite
 from shared_core.run.metrics import MetricsLog, cut_back
@@ -62,10 +62,11 @@ _MAY_CHANGE = ("steps", "threads", "pictures", "device", "precision")
 def train_prior(config: PriorConfig, out: Path, resume: bool = False) -> dict[str, Any]:
     """Trains into the run folder `out`, or goes on with what is there; the result.
 
-    Raises ValueError for a device that is not here, RunFolderError for a folder that is in use or was begun with
-    another configuration, NonFiniteError for a loss that is not finite, SystemExit after saving when the process is
-    told to stop.
+    Raises ValueError for a device that is not here or several processes, RunFolderError for a folder that is in use
+    or was begun with another configuration, NonFiniteError for a loss that is not finite, SystemExit after saving
+    when the process is told to stop.
     """
+    one_process("fsd train-prior")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     folder = RunFolder(out)
