@@ -7,11 +7,12 @@ begin at the same classifier, trained on the source, whose own training is in no
 processor time of one thread while a method trains, with its set-up; scoring, every 50 steps on all test images, is
 left out.
 
-The calibrator runs with the settings of calib_accuracy.py, which end with their schedule, and once more at a constant
-rate until the budget is used up; what is scored is its moving average.  DANN has the formula of calib.baselines, its
-schedule over as many steps, and then goes on.  The DANNs of pytorch-adapt and skada run in environments of their own
-(made with uv from pytorch_adapt/requirements.txt and skada/requirements.txt); where that fails, the JSON says what was
-tried.
+The calibrator runs with the settings of calib_accuracy.py's rows `calibrator` and `calibrator views`, which end with
+their schedule, and the first once more at a constant rate until the budget is used up; what is scored is its moving
+average.  Validation is left out, too, but for the zooms that the teacher of `calibrator views` weighs at that time: its
+training needs them.  DANN has the formula of calib.baselines, its schedule over as many steps, and then goes on.  The
+DANNs of pytorch-adapt and skada run in environments of their own (made with uv from pytorch_adapt/requirements.txt and
+skada/requirements.txt); where that fails, the JSON says what was tried.
 """
 
 import argparse
@@ -31,23 +32,29 @@ from _environment import failure, install
 from _figures import options, write
 from _race import race
 from calib import comparison, nets, run
+from calib.adaptation import ZOOM_IMAGES
 from calib.attachment import attach
 from calib.baselines.alignment import domain_critic, domain_loss, reversal_schedule, reverse_gradient
 from calib.baselines.form import FeatureNet, Settings, batches, pixels
 from calib.config import AdaptConfig, digits
 from calib.critics import FeatureCritic, PixelCritic, draw_patch
 from calib.data import open_domains
+from calib.domains import Domain
 from calib.features import Features
-from calib.step import Batch, Critics, Game, Weights
+from calib.feed import Feed
+from calib.step import Critics, Game, Weights
+from calib.views import Teacher, Views
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import TensorDataset
 
 FOLDER = Path(__file__).parent
 PEERS = {"pytorch-adapt": "pytorch_adapt", "skada": "skada"}
 """Other projects with a DANN, and the folder of each with its requirements, its dann.py and its environment."""
 GOAL, BUDGET, EVERY = 90.0, 600.0, 50
 PAIR, IMAGE = "usps-mnist", (32, 32)
+VIEWS = "calibrator views"
 
 Predict = Callable[[Tensor], Tensor]
 
@@ -111,9 +118,11 @@ def measure(given: argparse.Namespace, seed: int, record: dict[str, Any]) -> Non
         )
         record["runs"].append({"method": method, "seed": seed, **found})
 
+    views = config.model_copy(update={"loss": calib_accuracy.configuration(PAIR, VIEWS).loss})
     for method, (steps, predict) in {
         "calibrator": calibrator(classifier, data, config, seed, config.steps),
         "calibrator, constant rate": calibrator(classifier, data, config, seed, last),
+        VIEWS: calibrator(classifier, data, views, seed, views.steps),
         "DANN": dann(classifier, data, config, seed, last),
     }.items():
         add(method, race(steps, predict, data.test, data.test_labels, **limits))
@@ -135,6 +144,7 @@ def opened(quick: bool, seed: int) -> tuple[AdaptConfig, nn.Module, Data]:
     config = calib_accuracy.configuration(PAIR, "calibrator")
     if quick:
         small = {"classifier": "small:dtn", "steps": 4, "width": 2, "blocks": 1, "batch_size": 8}
+        small |= {"validate_every": 2, "validation_images": 20}
         config = digits().model_copy(update=small)
     domains = open_domains(config)
     if not quick:
@@ -155,39 +165,38 @@ def calibrator(
     model = attach(classifier, run.build_calibrator(config, 3))
     averaged = AveragedModel(model.calibrator, multi_avg_fn=get_ema_multi_avg_fn(config.ema or 0.0))
 
-    features = Features(classifier)
-
-    @torch.no_grad()
-    def clean(images: Tensor) -> Tensor:
-        return torch.cat([features(pixels(part, classifier)) for part in images.split(200)])
+    def predict(images: Tensor) -> Tensor:
+        return classifier(averaged.module(images))
 
     def steps() -> Iterator[None]:
+        torch.manual_seed(seed)
         critics = Critics(PixelCritic(3, config.patch), FeatureCritic(int(data.source_labels.max()) + 1))
         rate = config.optim.learning_rate
         optimizers = [torch.optim.Adam(net.parameters(), rate) for net in (model.calibrator, critics)]
         schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(o, schedule) for o in optimizers if schedule]
-        weights = Weights(**config.loss.model_dump())
+        weights, features = Weights(**config.loss.model_dump()), Features(classifier)
         game = Game(model.calibrator, features, critics, optimizers[0], optimizers[1], weights)
-        domains = (data.source, data.target)
-        # As calib.adapt does: a table of clean answers where the steps see each image at least once.
-        pays = [config.steps * config.batch_size >= len(images) for images in domains]
-        tables = [clean(images) if worth else None for images, worth in zip(domains, pays, strict=True)]
-        orders = [batches(len(images), config.batch_size, seed + k) for k, images in enumerate(domains)]
+        source, target = (
+            Domain(name, TensorDataset(images), model.calibrator, config.batch_size, seed)
+            for name, images in (("source", data.source), ("target", data.target))
+        )
+        sample = target.some(config.validation_images).pixels[:ZOOM_IMAGES]
+        teacher = None
+        if weights.views:
+            teacher = Teacher(lambda images: predict(images).softmax(1), Views(**config.views.model_dump()))
+        feed = Feed([source, target], features, classifier, weights, seed, torch.device("cpu"), teacher)
+        feed.fill_tables(config.steps * config.batch_size)
         for step in range(schedule) if schedule else count():
-            places = [next(order) for order in orders]
-            images = [pixels(x[at], classifier) for x, at in zip(domains, places, strict=True)]
-            answers = [
-                clean(x[at]) if table is None else table[at]
-                for x, at, table in zip(domains, places, tables, strict=True)
-            ]
+            if teacher is not None and step % config.validate_every == 0:
+                teacher.weigh_zooms(sample)
             patch = draw_patch(*IMAGE, config.patch, seed, step)
-            game.play([(Batch(images[0], images[1], answers[0], answers[1]), patch)])
+            game.play([(feed.next_batch(step), patch)])
             averaged.update_parameters(model.calibrator)
             for scheduler in schedules:
                 scheduler.step()
             yield
 
-    return steps(), lambda images: classifier(averaged.module(images))
+    return steps(), predict
 
 
 def dann(

@@ -66,7 +66,16 @@ def test_bodies_of_the_table_are_those_that_the_accuracy_benchmark_trains():
 
 
 @pytest.fixture
-def tiny(tmp_path, monkeypatch):
+def one_thread():
+    """As in the measurements; the other tests have their threads back."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch, one_thread):
     """The accuracy benchmark in folders of its own, with two pairs that take seconds."""
     import calib_accuracy
     from calib import translate
@@ -91,9 +100,7 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setattr(calib_accuracy, "RUNS", tmp_path / "runs")
     settings = TranslateSettings(steps=1, width=2, blocks=1, critic_width=2)
     monkeypatch.setitem(translate.PRESETS, "digits", settings)
-    threads = torch.get_num_threads()
-    yield calib_accuracy
-    torch.set_num_threads(threads)
+    return calib_accuracy
 
 
 def test_the_translated_row_trains_classifier_and_calibrator_on_translated_images(
@@ -145,6 +152,7 @@ def test_race_to_90_runs_without_the_other_environment(tmp_path):
     assert [found["method"] for found in record["runs"]] == [
         "calibrator",
         "calibrator, constant rate",
+        "calibrator views",
         "DANN",
     ]
     for found in record["runs"]:
@@ -153,6 +161,39 @@ def test_race_to_90_runs_without_the_other_environment(tmp_path):
     assert record["not_measured"] == [
         f"{peer}: its environment is not made in a quick run" for peer in ("pytorch-adapt", "skada")
     ]
+
+
+def test_race_to_90_plays_the_steps_of_calib_adapt(tmp_path, one_thread):
+    import calib_to_90
+    from calib import attach, nets, run
+    from calib.config import LossWeights, ViewSettings, digits
+    from calib.data import Domains
+    from shared_core.data.arrays import ArrayImages
+
+    torch.manual_seed(0)
+    classifier = nets.lenet(3).eval()
+    bright, dark = torch.rand(24, 3, 32, 32), torch.rand(24, 3, 32, 32) / 2
+    source, target = (
+        ArrayImages((255 * images).byte(), torch.arange(24) % 3, ["a", "b", "c"]) for images in (bright, dark)
+    )
+    data = calib_to_90.Data(source.images, source.labels, target.images, target.images, target.labels)
+    few = {"steps": 4, "width": 2, "blocks": 1, "batch_size": 8, "validation_images": 20}
+    few |= {"validate_every": 2, "selection": "last", "views": ViewSettings(threshold=0.0), "device": "cpu"}
+    few |= {"optim": digits().optim.model_copy(update={"learning_rate": 0.02})}
+    answers = []
+    for loss in (LossWeights(), LossWeights(views=1.0, hold=3.0)):
+        config = digits().model_copy(update={**few, "loss": loss})
+        steps, predict = calib_to_90.calibrator(classifier, data, config, 7, config.steps)
+        assert sum(1 for _ in steps) == 4
+        answers.append(predict(dark).detach())
+        torch.manual_seed(7)
+        model = attach(classifier, run.build_calibrator(config, 3))
+        domains = Domains(source, source, target, target, source.class_names, 3, False, None)
+        run.adapt_model(config, model, domains, 7, tmp_path / f"{loss.views}", torch.device("cpu"))
+        assert torch.allclose(model(dark), answers[-1], atol=1e-5)
+        assert not torch.allclose(classifier(dark), answers[-1], atol=1e-3)
+    # The teacher of the second one made itself felt.
+    assert not torch.allclose(*answers, atol=1e-3)
 
 
 @pytest.mark.slow
