@@ -31,8 +31,8 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 CLASSIFIERS: dict[str, Callable[[], nn.Module]] = {"dtn": dtn, "lenet": lenet}
 BATCH, GOAL = 128, 1.25
-# The goal asks for one body other than the constant; this is the one that the accuracy table trains.
-JUDGED = "dtn lowres 4x9"
+# The goal asks for one body other than the constant; this is the fastest that the accuracy table trains.
+JUDGED = "dtn lowres 4x3"
 
 
 def main() -> None:

@@ -63,6 +63,10 @@ def test_bodies_of_the_table_are_those_that_the_accuracy_benchmark_trains():
         assert config.body == own["body"]
         if body != "constant":
             assert (config.width, config.blocks) == (own["width"], own["blocks"])
+    judged = calib_latency.JUDGED.removeprefix("dtn ")
+    assert judged in {body for row, body in trained.items() if calib_accuracy.ROWS[row][0] == 1}
+    kept = json.loads((BENCHMARKS / "results/calib_latency.json").read_text())
+    assert [f["name"] for f in kept["figures"] if f["goal"] is not None] == [calib_latency.JUDGED]
 
 
 @pytest.fixture

@@ -151,6 +151,7 @@ def test_bodies_join_latency_and_accuracy(tmp_path):
         "lowres 4x3, as `calibrator`: accuracy not measured on every pair)" in text
     )
     assert "| lowres 4x9 | 1,000 | 1.20 | 2.00 | 86.17 (1.90): -0.83 [" in text
+    assert "compared with, seed by seed, is `residual 4x3`" in text
     rows[1]["target_after"] = [83.9, 86.0, 88.0]
     assert "on every pair: **missed** (lowres 4x9, as `calibrator`: less accurate; lowres 4x3" in page(
         tmp_path, rows, measured
