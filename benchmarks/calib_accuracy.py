@@ -1,6 +1,6 @@
 """Does a calibrator help?  Source and target accuracy of the method, its variants, controls and baselines.
 
-    python benchmarks/calib_accuracy.py run --jobs 2          # hours; resumable; --tier 1 is the core of it
+    python benchmarks/calib_accuracy.py run --jobs 2          # hours; resumable; --tier 2: the full schedule, too
     python benchmarks/calib_accuracy.py                       # docs/results/calib.{md,json,png} from the cells
     python benchmarks/calib_accuracy.py --quick --out FILE    # tiny cells on digits: does it run?
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from calib.config import AdaptConfig
+from calib.config import PRESETS, AdaptConfig
 from shared_core.run.atomic import write_json
 from shared_core.run.folder import RunFolderError
 
@@ -99,6 +99,7 @@ ROWS: dict[str, tuple[int, dict[str, Any] | str]] = {
     "calibrator constant": (1, {"body": "constant"}),
     "calibrator translated": (1, {}),
     "calibrator released": (1, {"mode": "released", "compat": "released", "selection": "last"}),
+    "calibrator full schedule": (2, {}),
     "calibrator lowres": (3, {"body": "lowres", "blocks": 9}),
     "calibrator pixel only": (3, {"loss": {"feature": 0.0}}),
     "calibrator feature only": (3, {"loss": {"pixel": 0.0}}),
@@ -108,8 +109,12 @@ ROWS: dict[str, tuple[int, dict[str, Any] | str]] = {
 RELEASED_EPSILON = {"usps-mnist": 0.45, "mnist-usps": 0.2}
 # Its source images are a CycleGAN's, one for all seeds (`calib translate`).
 TRANSLATED = "calibrator translated"
-# Rows with a source classifier of their own, and what it is called: the paper's route trains it on the translations.
-CLASSIFIERS = {TRANSLATED: "classifier-translated"}
+# The preset of the pair with the paper's constants: hours a seed.  An interrupted adaptation goes on, but a classifier
+# that was not yet trained to its end is trained anew.
+FULL_SCHEDULE = "calibrator full schedule"
+# Rows with a source classifier of their own, and what it is called: the paper's route trains it on the translations,
+# the preset for 250 or 300 epochs.
+CLASSIFIERS = {TRANSLATED: "classifier-translated", FULL_SCHEDULE: "classifier-full-schedule"}
 KEPT = ("source_before", "source_after", "target_before", "target_after")
 # What a segmentation is scored by beside mIoU; cells from before these were kept have none.
 SEGMENTATION = ("frequency_weighted_iou", "pixel_accuracy")
@@ -153,6 +158,9 @@ def cells(pairs: list[str], tier: int) -> list[tuple[str, str, int]]:
 def configuration(pair: str, row: str) -> AdaptConfig:
     """The pair's settings with what the row changes."""
     values, changes = dict(PAIRS[pair]), ROWS[row][1]
+    if row == FULL_SCHEDULE:
+        machine = {name: values[name] for name in ("data_root", "threads", "device")}
+        values = {**PRESETS[pair]().model_dump(), **machine}
     if isinstance(changes, str):
         values["baselines"] = [changes]
     else:
@@ -275,7 +283,8 @@ def translation(pair: str, config: AdaptConfig, domains: Any, seed: int) -> tupl
     of this seed that was trained on the images as they are: it counts changed digits and strange styles alike.
     """
     from calib import run
-    from calib.translate import PRESETS, train_translation
+    from calib.translate import PRESETS as TRANSLATIONS
+    from calib.translate import train_translation
     from calib.translations import label_flips, load_translation, write_translations
 
     kept = RUNS / pair / "translation"
@@ -284,7 +293,7 @@ def translation(pair: str, config: AdaptConfig, domains: Any, seed: int) -> tupl
         fcntl.flock(lock, fcntl.LOCK_EX)
         source, target = domains.source_train, domains.target_train
         made = train_translation(
-            source, target, PRESETS["digits"], seed=0, out=kept, resume=True, device="cpu"
+            source, target, TRANSLATIONS["digits"], seed=0, out=kept, resume=True, device="cpu"
         )
         # The tree of images appears as a whole or not at all.
         if not (kept / "train").exists():

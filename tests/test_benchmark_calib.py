@@ -69,6 +69,27 @@ def test_bodies_of_the_table_are_those_that_the_accuracy_benchmark_trains():
     assert [f["name"] for f in kept["figures"] if f["goal"] is not None] == [calib_latency.JUDGED]
 
 
+def test_the_full_schedule_is_the_presets_own_and_the_second_tier():
+    import calib_accuracy
+    from calib.config import PRESETS
+
+    for pair in ("usps-mnist", "mnist-usps"):
+        config, preset = calib_accuracy.configuration(pair, "calibrator full schedule"), PRESETS[pair]()
+        changed = {name for name, value in preset.model_dump().items() if getattr(config, name) != value}
+        changed -= {"training", "loss", "views", "optim"}
+        assert changed == {"data_root", "threads", "device"}
+        assert (config.training, config.loss, config.optim) == (preset.training, preset.loss, preset.optim)
+    cells = set(calib_accuracy.cells(list(calib_accuracy.PAIRS), 2))
+    added = cells - set(calib_accuracy.cells(list(calib_accuracy.PAIRS), 1))
+    assert added == {
+        (pair, "calibrator full schedule", seed)
+        for pair in ("usps-mnist", "mnist-usps")
+        for seed in (1, 2, 3)
+    }
+    # It has the classifier that the paper's schedule trains, not the one of the short rows.
+    assert "calibrator full schedule" in calib_accuracy.CLASSIFIERS
+
+
 @pytest.fixture
 def one_thread():
     """As in the measurements; the other tests have their threads back."""
