@@ -141,13 +141,34 @@ def load_tool() -> ModuleType:
 
 @pytest.fixture
 def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a run of each method, kept by the compatibility tests, and its report as today's code writes it."""
+    """A folder with a report of each method on a kept run, of runs of several cells, and of a prior's training."""
     for distribution, package in (("corsd", "corsd"), ("calib-uda", "calib"), ("fsd", "fsd")):
         shutil.copytree(ROOT / "tests/compat/0.1.0" / distribution, tmp_path / package, symlinks=True)
         monkeypatch.chdir(tmp_path / package)  # configurations name their data from there
-        assert importlib.import_module(f"{package}.cli").main(["report", "finished"]) == 0
+        made(package, "report", "finished")
         (tmp_path / package / "finished/report.html").rename(tmp_path / package / "report.html")
+        if package in SEVERAL:
+            made(
+                package,
+                *SEVERAL[package],
+                "--config",
+                "finished/config.yaml",
+                "--out",
+                f"../{package}-several",
+            )
+    made("fsd", "train-prior", "--preset", "tiny", "--steps", "2", "--out", "../fsd-prior")
     return tmp_path
+
+
+SEVERAL = {
+    "corsd": ("train", "--controls", "ce", "rkd", "--seeds", "0", "1", "--epochs", "1"),
+    "calib": ("adapt", "--baselines", "tent", "--seeds", "0", "1", "--steps", "2"),
+}
+
+
+def made(package: str, *command: str) -> None:
+    """One command of a package, in this process."""
+    assert importlib.import_module(f"{package}.cli").main(list(command)) == 0
 
 
 @pytest.mark.slow
@@ -157,7 +178,9 @@ def test_every_page_and_report_opens(site: Path, reports: Path, browser_path: st
     browse = load_tool()
     looked = [page for folder in (site, reports, ROOT / "runs/demo") for page in browse.pages(folder)]
     assert len(looked) > 25
-    assert sum(page.name == "report.html" for page in looked) >= 3
+    assert {"corsd", "corsd-several", "calib", "calib-several", "fsd", "fsd-prior"} <= {
+        page.parent.name for page in looked if page.name == "report.html"
+    }
     with browse.chromium(browser_path) as browser:
         assert browse.look(looked, browser, reports) == []
     # The tutorials' pictures are made by the same function (tools/browse.py --pictures runs/demo).

@@ -55,9 +55,9 @@ def test_a_second_process_in_the_folder_is_refused(
 
 
 def test_a_killed_workers_object_is_made_by_another(runner: Runner, place: Path) -> None:
-    flags = ["generate", "--config", "fsd.yaml", "--seeds", "0-2"]
+    flags = ["generate", "an object", "a red cube", "--config", "fsd.yaml", "--seeds", "0-1"]
     assert runner("fsd", *flags, "--out", "fsd-alone", cwd=place).code == 0
-    # Started as torchrun starts it; it dies in its second object.
+    # Started as torchrun starts it; it dies in its second object, and another goes on beside what it left.
     worker = runner("fsd", *flags, "--out", "fsd-shared", cwd=place, environment={"RANK": "1"}, at=90)
     assert worker.code == -signal.SIGKILL
     alone, shared = (sorted((place / name / "objects").iterdir()) for name in ("fsd-alone", "fsd-shared"))
@@ -68,6 +68,7 @@ def test_a_killed_workers_object_is_made_by_another(runner: Runner, place: Path)
     assert ended.code == 0, ended.said
     shared = sorted((place / "fsd-shared" / "objects").iterdir())
     assert [item.name for item in shared] == [item.name for item in alone]
+    assert len(alone) == 4
     for one, other in zip(alone, shared, strict=True):
         assert (one / "scene.safetensors").read_bytes() == (other / "scene.safetensors").read_bytes()
     count("a worker of several killed", "its object made by another, bit for bit")

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,25 @@ def test_slurm_comes_back_until_the_run_is_done(place: Path, straight: dict[str,
     alone, shared = (folder / "classifier.safetensors" for folder in (straight["calib"].folder, place / out))
     assert shared.read_bytes() == alone.read_bytes()
     assert (place / "requeued").read_text() == "again\n"
+    count("launch files, two processes on one node", "a result")
+
+
+@pytest.mark.slow
+def test_an_array_of_jobs_shares_the_objects(place: Path) -> None:
+    """Two jobs of the array at once, with the real fsd: all objects are made, once, and the first writes the result."""
+    # The embedded prior wants its four views.
+    prompts, few = ["an object", "a red cube"], ["--seeds", "0-1", "--batch-size", "4", "--steps", "3"]
+    out, flags = "array", [*prompts, "--config", "fsd.yaml", *few]
+
+    def job(number: str) -> subprocess.CompletedProcess[str]:
+        return shell("slurm_generate.sh", out, *flags, cwd=place, SLURM_ARRAY_TASK_ID=number)
+
+    with ThreadPoolExecutor(2) as jobs:
+        first, second = jobs.map(job, ("0", "1"))
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    made = sorted(path.parent.name for path in (place / out).glob("objects/*/object.json"))
+    assert made == [f"{prompt}-fsd-seed{seed}" for prompt in ("a-red-cube", "an-object") for seed in (0, 1)]
+    assert len(json.loads((place / out / "result.json").read_text())["methods"]) == 2
     count("launch files, two processes on one node", "a result")
 
 

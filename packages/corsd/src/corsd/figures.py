@@ -46,9 +46,10 @@ def shares(images: Values, parts: Mapping[str, Values]) -> Figure:
     """How the parts of the loss divide the gradient, as a filled stack from 0 to 100 %."""
     figure, (axes,) = side_by_side(1, 7.6, 3.2)
     values = [100 * np.asarray(parts[name]) for name in parts]
+    # Margins, not limits: a run of one record has no width.
+    axes.set_xmargin(0)
     axes.stackplot(images, values, labels=list(parts), colors=COLOURS[: len(parts)], linewidth=0)
     axes.set_ylim(0, 100)
-    axes.set_xlim(min(images), max(images))
     axes.set_ylabel("share of the gradient's norm (%)")
     axes.set_xlabel("images seen")
     legend_beside(axes, reverse=True)
