@@ -33,30 +33,31 @@ def main() -> None:
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     prior = EmbeddedPrior()
     x, words, cameras = inputs(prior)
+    passes, levels = (1, LEVELS[:1]) if given.quick else (PASSES, LEVELS)
     nets = variants(prior.net, compiled=not given.quick)
 
     with torch.no_grad():
-        right = [run(nets["eager"], x, level, words, cameras) for level in LEVELS]
+        right = [run(nets["eager"], x, level, words, cameras) for level in levels]
         errors = {
             name: max(
                 relative_error(run(net, x, level, words, cameras), wanted)
-                for level, wanted in zip(LEVELS, right, strict=True)
+                for level, wanted in zip(levels, right, strict=True)
             )
             for name, net in nets.items()
         }
         values = interleaved(
-            {name: partial(several, net, (x, words, cameras)) for name, net in nets.items()},
+            {name: partial(several, net, (x, words, cameras), passes) for name, net in nets.items()},
             2 if given.quick else 20,
         )
     figures = [
         ratio(f"{name} over eager", f"error {errors[name]:.1g}{'' if errors[name] <= RIGHT else ', not right'}",
-              f"s per {PASSES} passes of 8 pictures, {clock_name('cpu')}", values, name, "eager", quick=given.quick)
+              f"s per {passes} passes of 8 pictures, {clock_name('cpu')}", values, name, "eager", quick=given.quick)
         for name in nets if name != "eager"
     ]  # fmt: skip
     steps = {
         precision: partial(training_step, prior.net, precision == "bf16") for precision in ("fp32", "bf16")
     }
-    values = interleaved(steps, 1 if given.quick else 6)
+    values = interleaved(steps, 1 if given.quick else 6, warmup=0 if given.quick else 1)
     figures.append(
         ratio("training step, bf16 over fp32", "32 pictures, forward and back", f"s, {clock_name('cpu')}", values,
               "bf16", "fp32", quick=given.quick)
@@ -97,13 +98,13 @@ def run(net: Any, x: Tensor, level: int, words: Tensor, cameras: Tensor) -> Tens
     return out.float()
 
 
-def several(net: Any, given: tuple[Tensor, Tensor, Tensor]) -> float:
+def several(net: Any, given: tuple[Tensor, Tensor, Tensor], passes: int) -> float:
     """Seconds of a few passes: one alone is short for the clock."""
 
     def once() -> None:
         run(net, given[0], 500, *given[1:])
 
-    return sum(seconds(once, "cpu") for _ in range(PASSES))
+    return sum(seconds(once, "cpu") for _ in range(passes))
 
 
 def training_step(net: Any, half: bool) -> float:

@@ -172,6 +172,14 @@ def test_cells_of_a_segmentation_keep_all_its_scores(tiny, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_accuracy_benchmark_runs_a_calibrator_and_a_baseline(tmp_path):
+    own, baseline = run("calib_accuracy.py", tmp_path / "out.json")["rows"]
+    assert own["classifier_unchanged"]
+    assert all(0 <= own[name] <= 100 for name in ("target_before", "target_after"))
+    assert baseline["method"] == "dann"
+
+
+@pytest.mark.slow
 def test_race_to_90_runs_without_the_other_environment(tmp_path):
     record = run("calib_to_90.py", tmp_path / "out.json", "--environments", tmp_path / "none")
     assert [found["method"] for found in record["runs"]] == [

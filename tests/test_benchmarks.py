@@ -67,6 +67,13 @@ def run(script: str, out: Path, *options: str | Path, **environment: str) -> dic
             "fsd_step.py",
             {f"{p}: {what}" for p in ("bank", "unet") for what in ("FSD over SDS", "step over irreducible")},
         ),
+        (
+            "fsd_forward.py",
+            {f"{form} over eager" for form in ("channels-last", "bf16", "bf16, channels-last")}
+            | {"training step, bf16 over fp32"},
+        ),
+        ("fsd_draft.py", {"core-seconds", "prompt accuracy"}),
+        ("fsd_diffusers.py", {"same pictures", "fsd's adapter over plain diffusers"}),
     ],
 )
 def test_a_quick_run_writes_its_figures(script: str, figures: set[str], tmp_path: Path) -> None:
@@ -82,6 +89,27 @@ def test_two_processes_are_measured(tmp_path: Path) -> None:
     record = run("weak_scaling.py", tmp_path / "out.json", "--only", "calib")
     (figure,) = record["figures"]
     assert (figure["name"], figure["goal_is"], figure["met"]) == ("calib", "at least", None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["corsd", "fsd"])
+def test_the_rates_of_the_other_methods_are_read_from_their_runs(method, tmp_path: Path, monkeypatch) -> None:
+    """One process is enough for that."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import weak_scaling
+
+    data = weak_scaling.random_images(tmp_path / "data.npz", weak_scaling.images(quick=True))
+    _, rate = weak_scaling.TRAINERS[method]
+    assert rate(tmp_path, data, True, processes=1) > 0
+
+
+def test_every_benchmark_is_run_by_a_test_and_listed() -> None:
+    """Run as a file or by its main(); a test that only reads a benchmark's constants does neither."""
+    tests = "".join(file.read_text() for file in (ROOT / "tests").glob("test_benchmark*.py"))
+    listed = set(re.findall(r"`(\w+\.py)`", (BENCHMARKS / "README.md").read_text().partition("\n\n|")[2]))
+    scripts = {file.name for file in BENCHMARKS.glob("[!_]*.py")}
+    assert {s for s in scripts if not re.search(rf'"{s}"|\b{s.removesuffix(".py")}\.main\(', tests)} == set()
+    assert scripts <= listed
 
 
 @pytest.mark.slow
