@@ -162,6 +162,7 @@ def make(cell: Cell, prior: Any, weights: str | None, folder: Path) -> tuple[dic
     from fsd.evaluate import evaluate
     from fsd.generate import generate
     from fsd.objects import finished as finished_objects
+    from shared_core.run.environment import describe
 
     config = configuration(cell)
     begun, whole = time.process_time(), not (folder / "objects").is_dir()
@@ -189,6 +190,8 @@ def make(cell: Cell, prior: Any, weights: str | None, folder: Path) -> tuple[dic
         "without_mesh": sum(one.about.get("mesh") is not None for one in objects),
         # Of an object; not known where it was made in several goes.
         "core_seconds": round(spent / len(objects), 1) if whole else None,
+        # Cells from before it was kept have none.
+        "environment": describe(),
     }
     return record, sheet([one.path / "views.png" for one in objects])
 

@@ -28,6 +28,7 @@ import _diversity_cells as cells
 import _diversity_plan as plan
 import yaml
 from shared_core.run.atomic import write_json
+from shared_core.run.environment import describe
 
 RESULTS = cells.ROOT / "docs" / "results"
 
@@ -80,7 +81,7 @@ def main(arguments: list[str]) -> int:
             else {"quick": False, "rows": page(options)}
         )
     if options.out:
-        write_json(options.out, record)
+        write_json(options.out, record | {"environment": describe()})
     return int(bool(failed))
 
 
