@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -175,6 +176,28 @@ def test_a_workflow_fault_is_caught(tmp_path: Path) -> None:
     replace(workflow, "runs-on", "run-on")
     done = run(BIN / "check-jsonschema", "--builtin-schema", "vendor.github-workflows", workflow)
     assert done.returncode == 1
+
+
+def workflow(name: str) -> dict:
+    return yaml.safe_load((ROOT / ".github/workflows" / name).read_text())
+
+
+@pytest.mark.parametrize("job", ["alone", "lowest"])
+def test_ci_tries_every_package_by_itself(job: str) -> None:
+    packages = {file.parent.name for file in ROOT.glob("packages/*/pyproject.toml")}
+    assert set(workflow("ci.yml")["jobs"][job]["strategy"]["matrix"]["package"]) == packages
+
+
+def test_a_release_keeps_its_bill_of_materials() -> None:
+    """What `build` uploads is what `record` puts on the release's page, once the wheel is published."""
+    jobs = workflow("release.yml")["jobs"]
+    uploaded = {
+        step["with"]["name"]: step["with"]["path"] for step in jobs["build"]["steps"] if "upload" in str(step)
+    }
+    fetch, create = jobs["record"]["steps"]
+    assert jobs["record"]["needs"] == "publish"
+    assert uploaded[fetch["with"]["name"]] == fetch["with"]["path"] == "sbom/"
+    assert create["run"].startswith('gh release create "$GITHUB_REF_NAME" sbom/*')
 
 
 @pytest.mark.parametrize("text", ["https://", "http://"])

@@ -5,8 +5,8 @@
 1. the tag, the changelog, the ranges and the public interface of each package, as the release would check them;
 2. wheels and sdists, inspected, with a bill of materials each;
 3. a folder as an index (--find-links): a project outside of the workspace for each package, which depends on that one
-   alone, with the newest dependencies, and runs the examples of its README where the other methods are absent; the
-   lowest dependencies resolved, or with --install-lowest installed and used too (a download);
+   alone, with the newest dependencies that uv.lock holds, and runs the examples of its README where the other methods
+   are absent; the lowest dependencies resolved, or with --install-lowest installed and used too (a download);
 4. two releases of the core that would break a method, which must be stopped.
 """
 
