@@ -12,7 +12,7 @@ import torch
 from calib.adaptation import adapt
 from calib.attachment import ClassifierChangedError, attach
 from calib.calibrator import Calibrator
-from calib.critics import FeatureCritic, PixelCritic
+from calib.critics import FeatureCritic, PixelCritic, draw_patch
 from calib.step import Critics, Weights
 from calib.views import Views
 from shared_core.data.arrays import ArrayImages
@@ -143,8 +143,15 @@ def test_views_teach_what_the_classifier_knows_of_larger_images():
 
 @pytest.mark.parametrize(("weights", "words"), [(Weights(views=1.0), "views"), (Weights(hold=1.0), "hold")])
 def test_what_names_classes_is_no_part_of_the_released_code(weights, words):
+    released = model(mode="released")
     with pytest.raises(ValueError, match=words):
-        adapt(model(), toy(), toy(shift=0.3), steps=2, weights=weights, compat="released", **SHORT)
+        adapt(released, toy(), toy(shift=0.3), steps=2, weights=weights, compat="released", **SHORT)
+
+
+@pytest.mark.parametrize("mode", ["signed", "positive"])
+def test_the_released_code_is_repeated_whole_or_not_at_all(mode):
+    with pytest.raises(ValueError, match=f"with mode='released' .it has '{mode}'"):
+        adapt(model(mode=mode), toy(), toy(shift=0.3), steps=2, compat="released", **SHORT)
 
 
 @pytest.mark.parametrize("stopped_at", [3, 4, 7])
@@ -158,7 +165,8 @@ def test_what_names_classes_is_no_part_of_the_released_code(weights, words):
     ],
 )
 def test_resume_equals_the_straight_run_bit_for_bit(tmp_path, stopped_at, more, monkeypatch):
-    straight = model()
+    mode = "released" if "compat" in more else "signed"
+    straight = model(mode=mode)
     adapt(straight, toy(), toy(shift=0.3), steps=8, out=tmp_path / "straight", log_every=1, **more, **SHORT)
 
     from calib import adaptation
@@ -177,7 +185,7 @@ def test_resume_equals_the_straight_run_bit_for_bit(tmp_path, stopped_at, more, 
             self.asked += 1
             return self.asked == stopped_at
 
-    broken = model()
+    broken = model(mode=mode)
     with monkeypatch.context() as patched:
         patched.setattr(adaptation, "StopFlag", Stopped)
         with pytest.raises(SystemExit) as stop:
@@ -185,7 +193,7 @@ def test_resume_equals_the_straight_run_bit_for_bit(tmp_path, stopped_at, more, 
                 broken, toy(), toy(shift=0.3), steps=8, out=tmp_path / "broken", log_every=1, **more, **SHORT
             )
     assert stop.value.code == 143
-    resumed = model(seed=99)
+    resumed = model(seed=99, mode=mode)
     adapt(
         resumed,
         toy(),
@@ -298,12 +306,27 @@ def test_pixels_only_need_no_gradient_of_the_classifier():
     calibrated.verify()
 
 
-def test_released_faults_are_reported():
+def test_released_faults_are_all_there_and_reported(monkeypatch):
+    from calib import adaptation
+
+    tops = []
+
+    def drawn(*given, top_rows_only=False):
+        tops.append(top_rows_only)
+        return draw_patch(*given, top_rows_only=top_rows_only)
+
+    monkeypatch.setattr(adaptation, "draw_patch", drawn)
     net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 2)).eval()
     calibrated = attach(net, Calibrator(1, 0.3, 2, 1, mode="released"))
     report = adapt(calibrated, toy(), toy(shift=0.3), steps=3, compat="released", **SHORT)
     assert report.compat == "released"
     assert not report.classifier_unchanged
+    assert tops == [True] * 3
+    images = torch.rand(4, 1, 8, 8) * 0.5
+    with torch.no_grad():
+        lifted = calibrated.calibrator(images) - images
+    assert float(lifted.min()) >= 0
+    assert float(lifted.max()) > 0.1
     with pytest.raises(ClassifierChangedError, match=r"1\.running_mean"):
         calibrated.verify()
 

@@ -218,6 +218,7 @@ def test_export_writes_files_that_open_again(adapted: Path, tmp_path: Path, caps
     with safe_open(out, "pt") as opened:
         result = json.loads(opened.metadata()["result"])
     assert result["target_after"] == json.loads((adapted / "result.json").read_text())["target_after"]
+    assert (result["oracle"], result["compat"]) == (False, "none")
     arguments = ["--format", "torch_export", "--what", "fused", "--out", str(tmp_path / "fused.pt2")]
     assert main(["export", str(adapted), *arguments]) == 0
     logits = torch.export.load(tmp_path / "fused.pt2").module()(torch.rand(3, 3, 32, 32), torch.tensor(1.0))

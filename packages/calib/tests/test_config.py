@@ -51,8 +51,17 @@ def test_a_command_has_fifteen_flags_at_most():
         ({"seeds": []}, "at least one seed"),
         ({"seeds": [1, 1]}, "none twice"),
         ({"epsilon": 0}, "greater than 0"),
+        ({"compat": "released"}, "but mode is signed: say mode: released, too"),
+        ({"compat": "released", "mode": "positive"}, "but mode is positive"),
+        ({"compat": "released", "mode": "released", "loss": {"hold": 1.0}}, "leave them 0"),
     ],
 )
 def test_values_that_cannot_be(values, message):
     with pytest.raises(ValidationError, match=message):
         AdaptConfig(**values)
+
+
+def test_the_released_code_is_asked_for_by_both_keys():
+    config = AdaptConfig(compat="released", mode="released")
+    assert (config.compat, config.mode) == ("released", "released")
+    assert AdaptConfig(mode="released").compat == "none"

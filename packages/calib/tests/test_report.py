@@ -47,7 +47,8 @@ RESULT: dict[str, Any] = {
 def loud(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two seeds, chosen by target labels, with the released code's faults."""
     out = tmp_path_factory.mktemp("runs") / "loud"
-    settings = {"seeds": [0, 1], "selection": "oracle", "compat": "released", "classifier": "small:dtn"}
+    settings = {"seeds": [0, 1], "selection": "oracle", "classifier": "small:dtn"}
+    settings |= {"compat": "released", "mode": "released"}
     run(AdaptConfig.model_validate(tiny | settings), out)
     return out
 

@@ -57,6 +57,35 @@ def test_a_classifier_that_drifted_comes_back_with_its_drift(tiny: dict[str, Any
     state = trained.model.classifier.state_dict()
     assert all(torch.equal(state[name], drifted[name]) for name in moved)
     assert figures(tmp_path / "out") == recorded(tmp_path / "out")
+    again = reevaluate(tmp_path / "out", CPU)
+    assert not again["cells"][0]["classifier_unchanged"]
+    shown = lines(again)
+    assert "RELEASED CODE" in shown[0]
+    assert any("of the drifted classifier, too" in line for line in shown)
+    assert shown[-1] == "classifier unchanged: NO"
+
+
+def test_evaluating_again_warns_as_the_run_did(adapted: Path, tmp_path: Path) -> None:
+    assert reevaluate(adapted, CPU)["cells"][0]["classifier_unchanged"]
+    copy = shutil.copytree(adapted, tmp_path / "copy")
+    (copy / "files.json").unlink()
+    result = json.loads((copy / "result.json").read_text()) | {"oracle": True}
+    (copy / "result.json").write_text(json.dumps(result))
+    assert "ORACLE" in lines(reevaluate(copy, CPU))[0]
+    # Another calibrator was chosen in another run.
+    Calibrator(channels=3, width=2, blocks=0).save_pretrained(tmp_path / "fog")
+    assert "ORACLE" not in "".join(lines(reevaluate(copy, CPU, calibrator=tmp_path / "fog")))
+
+
+def test_evaluating_again_judges_by_the_new_figures(adapted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from calib import reevaluate as module
+
+    scores = {"source_before": 90.0, "source_after": 90.0, "target_before": 60.0, "target_after": 59.0}
+    found = {name: {"accuracy": value} for name, value in scores.items()}
+    monkeypatch.setattr(module, "four_numbers", lambda *_: found)
+    assert "does harm" in lines(module.reevaluate(adapted, CPU))[0]
+    found["target_after"] = {"accuracy": 61.0}
+    assert "does harm" not in "".join(lines(module.reevaluate(adapted, CPU)))
 
 
 def test_another_classifier_is_refused(adapted: Path, tmp_path: Path) -> None:
@@ -104,7 +133,8 @@ def test_the_test_images_are_those_that_fit(adapted: Path, segmented: Path) -> N
 def test_the_table_says_what_changed() -> None:
     scores = {"source_before": 98.0, "source_after": 97.5, "target_before": 50.0, "target_after": 80.25}
     cell = {"seed": 3, "classifier_unchanged": False, **{k: {"accuracy": v} for k, v in scores.items()}}
-    shown = "\n".join(lines({"source": "a", "target": "b", "measure": "mIoU", "cells": [cell]}))
+    named = {"source": "a", "target": "b", "measure": "mIoU", "cautions": []}
+    shown = "\n".join(lines({**named, "cells": [cell]}))
     assert "mIoU % without" in shown
     assert "-0.50" in shown
     assert "+30.25" in shown

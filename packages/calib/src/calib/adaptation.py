@@ -129,7 +129,7 @@ def adapt(
             The best validated calibrator is kept among those whose source accuracy fell by at most
             `source_tolerance` points on the validation sample; the first, the identity, is among them.
         compat: "released" lets the classifier's buffers drift and draws patches from the top rows, as the released
-            code does; a calibrator built with mode="released" adds its brightening-only correction.
+            code does; it asks for a calibrator built with mode="released", whose correction only brightens.
         out: run folder for metrics, checkpoints and the calibrator.  With `resume` a stopped run goes on from its
             newest whole checkpoint: bit for bit where both domains are data sets.
         config: what the run folder's config.yaml says, and `resume` compares.
@@ -142,6 +142,8 @@ def adapt(
     """
     weights = weights or Weights()
     released = compat == "released"
+    if released:
+        _check_released(model.calibrator.mode, weights)
     _check(compat, selection, schedule, precision, steps, batch_size, accumulate, world_size())
     accelerator = join(device, precision)
     on, main = accelerator.device, accelerator.is_main_process
@@ -162,10 +164,6 @@ def adapt(
     needed = needed or weights.name_classes()
     features = Features(model.classifier, feature, feature_stride) if needed else None
     example = probe(model, features, samples[0].pixels[:2].to(on)) if features else None
-    if released and weights.name_classes():
-        raise ValueError(
-            "compat 'released' is the released code as it is: leave weights.views and weights.hold 0"
-        )
     if weights.name_classes() and model.classifier(samples[0].pixels[:2].to(on)).dim() != 2:
         raise ValueError(
             "weights.views and weights.hold name one class an image, and this classifier answers per pixel: give 0"
@@ -331,6 +329,19 @@ def adapt(
         accelerator.wait_for_everyone()
         accelerator.free_memory()
     return report
+
+
+def _check_released(mode: str, weights: Weights) -> None:
+    """Half of the released code's faults would be neither its figures nor ours."""
+    if mode != "released":
+        raise ValueError(
+            "compat 'released' is the released code as it is, whose correction only brightens: build the calibrator "
+            f"with mode='released' (it has {mode!r})"
+        )
+    if weights.name_classes():
+        raise ValueError(
+            "compat 'released' is the released code as it is: leave weights.views and weights.hold 0"
+        )
 
 
 def _factor(schedule: str, step: int, steps: int) -> float:

@@ -6,7 +6,7 @@ Presets are functions that return an :class:`AdaptConfig`.  Nothing here imports
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from shared_core.run.config import Config
 from tyro.conf import Suppress
 
@@ -127,7 +127,7 @@ class AdaptConfig(Config):
         description="Steps to distil a stand-in for a classifier that gives no gradient; 0: pixels only.",
     )
     compat: Suppress[Literal["none", "released"]] = Field(
-        "none", description="The released code's faults, for comparison."
+        "none", description="released: that code's faults, for comparison; with mode: released."
     )
     width: Suppress[int] = Field(4, ge=1)
     blocks: Suppress[int] = Field(9, ge=0)
@@ -165,6 +165,18 @@ class AdaptConfig(Config):
         if not seeds or len(set(seeds)) != len(seeds):
             raise ValueError("give at least one seed, none twice")
         return seeds
+
+    @model_validator(mode="after")
+    def _all_of_the_released_code(self) -> "AdaptConfig":
+        """Half of its faults would be neither its figures nor ours."""
+        if self.compat == "released" and self.mode != "released":
+            raise ValueError(
+                f"compat released is the released code as it is, whose correction only brightens, but mode is "
+                f"{self.mode}: say mode: released, too"
+            )
+        if self.compat == "released" and (self.loss.views or self.loss.hold):
+            raise ValueError("compat released knows no loss.views and no loss.hold: leave them 0")
+        return self
 
 
 def digits() -> AdaptConfig:

@@ -29,7 +29,7 @@ from calib.pretrained import settings
 OUTPUTS = {"calibrator": "calibrated", "normalized": "normalized", "fused": "logits"}
 SUMMARY = (
     *("source", "target", "source_before", "source_after", "target_before", "target_after"),
-    *("parameter_ratio", "latency_ratio", "classifier_unchanged", "selection"),
+    *("parameter_ratio", "latency_ratio", "classifier_unchanged", "selection", "oracle", "compat"),
 )
 """What of a run's result.json goes into the metadata."""
 
@@ -120,7 +120,7 @@ def describe(model: Calibrator | CalibratedClassifier, what: str = "calibrator")
 
 
 def summary(result: Mapping[str, Any]) -> dict[str, str]:
-    """The outcome of a run (its result.json) as metadata: accuracies in percent, and how they were selected."""
+    """The outcome of a run (its result.json) as metadata: accuracies in percent, and how they came about."""
     return {"result": json.dumps({name: result[name] for name in SUMMARY if name in result})}
 
 

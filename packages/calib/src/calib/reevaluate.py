@@ -1,14 +1,16 @@
 """Evaluate the calibrators of a run again, on its own test sets or on others: ``reevaluation.json``."""
 
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from shared_core.run.atomic import write_json
+from shared_core.run.atomic import read_json, write_json
 
 from calib.evaluate import four_numbers
-from calib.trained import cell_folders, open_test, open_trained
+from calib.summary import cautions
+from calib.trained import DRIFTED, cell_folders, open_test, open_trained
 
 FOUR = ("source_before", "source_after", "target_before", "target_after")
 
@@ -26,7 +28,7 @@ def reevaluate(
     `source` and `target` name other data sets with the same classes; `calibrator` is another domain's folder.
 
     Returns:
-        {"source", "target", "measure", "class_names", "cells": [{"seed", "source_before": {"accuracy",
+        {"source", "target", "measure", "class_names", "cautions", "cells": [{"seed", "source_before": {"accuracy",
         "per_class", "confusion"}, ..., "classifier_unchanged"}]}, in percent.
 
     Raises:
@@ -34,12 +36,22 @@ def reevaluate(
         FileNotFoundError: data that are not there.
     """
     first = open_trained(cell_folders(run)[0])
+    cells = list(_evaluated(run, device, source, target, root, calibrator))
+    result = read_json(first.folder / "result.json")
+    result |= {name: statistics.fmean(cell[name]["accuracy"] for cell in cells) for name in FOUR}
+    if calibrator is not None:
+        # How this run trained and chose its own calibrator says nothing of another one.
+        result |= {"oracle": False, "note": "", "chosen_step": None}
+    said = cautions(result)
+    if result["compat"] == "released":
+        said.append("Evaluated again, the figures without the calibrator are of the drifted classifier, too.")
     evaluation = {
         "source": source or first.config.source,
         "target": target or first.config.target,
         "measure": "mIoU" if first.segmentation else "accuracy",
         "class_names": first.class_names,
-        "cells": list(_evaluated(run, device, source, target, root, calibrator)),
+        "cautions": said,
+        "cells": cells,
     }
     write_json(run / "reevaluation.json", evaluation)
     return evaluation
@@ -63,12 +75,12 @@ def _evaluated(
             device,
             trained.config.ignore_label if trained.segmentation else None,
         )
-        unchanged = trained.model.unchanged()
+        unchanged = trained.model.unchanged() and not (folder / DRIFTED).is_file()
         yield {"seed": trained.config.seeds[0], **numbers, "classifier_unchanged": unchanged}
 
 
 def lines(evaluation: dict[str, Any]) -> list[str]:
-    """The four numbers as a small table for the terminal, and what the classifier's checksums say."""
+    """Cautions, the four numbers as a small table for the terminal, and what the classifier's checksums say."""
     unit = f"{evaluation['measure']} %"
     rows = [["", "seed", f"{unit} without", "with", "difference"]]
     for cell in evaluation["cells"]:
@@ -82,4 +94,8 @@ def lines(evaluation: dict[str, Any]) -> list[str]:
         cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         table.append("  ".join([row[0].ljust(widths[0]), *cells]))
     unchanged = all(cell["classifier_unchanged"] for cell in evaluation["cells"])
-    return [*table, f"classifier unchanged: {'yes, bit for bit' if unchanged else 'NO'}"]
+    return [
+        *evaluation["cautions"],
+        *table,
+        f"classifier unchanged: {'yes, bit for bit' if unchanged else 'NO'}",
+    ]

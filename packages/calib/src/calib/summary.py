@@ -45,8 +45,8 @@ def cautions(result: dict[str, Any]) -> list[str]:
     if result["compat"] == "released":
         found.append(
             "RELEASED CODE: this run repeats the faults of the authors' released code. The classifier's batch-norm "
-            "buffers drifted while the calibrator was trained, so that the figures are of another classifier than "
-            "the one that was given, also those without the calibrator."
+            "buffers drifted while the calibrator was trained, so that the figures with it are of another classifier "
+            "than the one that was given; the pixel critic saw the top rows only, and the correction only brightens."
         )
     elif not result["classifier_unchanged"]:
         found.append("THE CLASSIFIER CHANGED during this run: its figures prove nothing.")
