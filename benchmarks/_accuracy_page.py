@@ -4,6 +4,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from corsd.config import PRESETS
 from corsd.summary import paired_interval
 from shared_core.run.atomic import write_json, write_text
 
@@ -41,12 +42,51 @@ full data set.
 
 ## To measure the rest
 
-The recipe of the released code is the preset `cifar100` (ResNet-18 of width 64, triplets, 300 epochs of images):
+What is missing is a GPU and two of the data sets, not code.  CIFAR-100 is fetched into DATA (170 MB):
 
-    corsd train --preset cifar100 --data-root DATA --download --controls ce deep_supervision
+```
+for net in resnet18 resnet50 resnet101 wrn16-8 wrn28-10 mobilenet-v2; do
+    corsd train --preset cifar100 --model small:$net --data-root DATA --download --precision bf16 \\
+        --controls ce deep_supervision --seeds 0 1 2 --out runs/cifar100-$net
+done
+```
 
-About 15 million images of 0.56 GMAC and more each: hours on one GPU, weeks on two cores.
+The preset is the recipe of the released code (triplets, 300 epochs of images), which trains in fp32.
+
+ImageNet (ILSVRC 2012, after registration there, 150 GB) lies as `train/WNID/` and `val/WNID/` in IMAGENET:
+
+```
+for net in resnet18 resnet50; do
+    corsd train --preset imagenet --model torchvision:$net --data imagefolder:IMAGENET \\
+        --controls ce deep_supervision --seeds 0 1 2 --out runs/imagenet-$net
+done
+```
+
+CUB-200-2011 (`CUB_200_2011.tgz` of Caltech, 1.2 GB) is unpacked in DATA; `--pretrained` starts from ImageNet's weights:
+
+```
+for net in resnet18 resnet50; do
+    corsd train --preset cub200 --model torchvision:$net --data-root DATA --precision bf16 \\
+        --controls ce deep_supervision --seeds 0 1 2 --out runs/cub200-$net
+done
+```
 """
+# Preset, net, training images of the data set, and 10^9 multiplications of the net for an image of the preset.
+TO_MEASURE = [
+    ("cifar100", "small:mobilenet-v2", 50_000, 0.088),
+    ("cifar100", "small:resnet18", 50_000, 0.56),
+    ("cifar100", "small:resnet50", 50_000, 1.30),
+    ("cifar100", "small:wrn16-8", 50_000, 1.55),
+    ("cifar100", "small:resnet101", 50_000, 2.51),
+    ("cifar100", "small:wrn28-10", 50_000, 5.24),
+    ("imagenet", "torchvision:resnet18", 1_281_167, 1.81),
+    ("imagenet", "torchvision:resnet50", 1_281_167, 4.09),
+    ("cub200", "torchvision:resnet18", 5_994, 1.81),
+    ("cub200", "torchvision:resnet50", 5_994, 4.09),
+]
+# Two operations a multiplication, a backward pass as two forward ones, CORSD's own quarter (corsd_step.py).
+OPERATIONS = 2 * 3 * 1.25
+GPU = 20e12  # operations a second; an A100's peak in bf16 is 312e12, of which nets of this size reach a small part
 
 
 def write_page(
@@ -59,7 +99,7 @@ def write_page(
     parts = [HEAD, _verdict(rows), "![accuracy of every seed](corsd.png)\n"]
     for setting in dict.fromkeys(row["setting"] for row in rows):
         parts.append(_section(setting, [r for r in rows if r["setting"] == setting], notes, required))
-    parts += [_tuning(trials), TAIL]
+    parts += [_tuning(trials), TAIL, _to_measure()]
     write_text(folder / "corsd.md", "\n".join(parts))
 
 
@@ -133,6 +173,21 @@ def _tuning(trials: list[dict[str, Any]]) -> str:
     lines += [
         f"| {t['setting']} | {t['row']} | {t['accuracy']:.2f} | {t['train_accuracy']:.1f} |" for t in trials
     ]
+    return "\n".join(lines) + "\n"
+
+
+def _to_measure() -> str:
+    lines = [
+        "GPU hours of one method with one seed (a command above trains nine, the controls a little faster), for a\n"
+        f"loader that keeps up and a GPU that does {GPU / 1e12:.0f} TFLOP/s; MobileNet's thin layers will not reach "
+        "that:\n",
+        "| preset | net | images, million | GMAC an image | GPU hours |",
+        "|---|---|---|---|---|",
+    ]
+    for preset, net, images, gmac in TO_MEASURE:
+        seen = images * PRESETS[preset]().epochs
+        hours = seen * gmac * 1e9 * OPERATIONS / GPU / 3600
+        lines.append(f"| `{preset}` | `{net}` | {seen / 1e6:.1f} | {gmac:.2f} | {hours:.1f} |")
     return "\n".join(lines) + "\n"
 
 

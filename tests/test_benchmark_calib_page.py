@@ -250,3 +250,13 @@ def test_half_finished_rows_make_a_page(tmp_path):
     )
     assert "no batch norm" in text
     assert "is not finished" in page(tmp_path, [half])
+
+
+def test_the_committed_page_says_what_the_committed_cells_say(tmp_path, monkeypatch):
+    """Run `python benchmarks/calib_accuracy.py` after new cells."""
+    import calib_accuracy
+
+    monkeypatch.setattr(calib_accuracy, "RESULTS", tmp_path)
+    assert calib_accuracy.table()
+    for name in ("calib.md", "calib.json"):
+        assert (ROOT / "docs/results" / name).read_text() == (tmp_path / name).read_text()
