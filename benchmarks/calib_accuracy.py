@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from calib.config import PRESETS, AdaptConfig
 from shared_core.run.atomic import write_json
+from shared_core.run.environment import describe
 from shared_core.run.folder import RunFolderError
 
 ROOT = Path(__file__).parents[1]
@@ -138,7 +139,7 @@ def main(arguments: list[str]) -> int:
             share([cell for cell in todo if options.row in (None, cell[1])], options.jobs)
         rows = table()
     if options.out:
-        write_json(options.out, {"rows": rows})
+        write_json(options.out, {"rows": rows, "environment": describe()})
     return 0
 
 
@@ -259,7 +260,8 @@ def run_cell(pair: str, row: str, seed: int, folder: Path) -> dict[str, Any]:
             "selection": "last",
         }
     spent = {"seconds": time.perf_counter() - begun, "processor_seconds": time.process_time() - processor}
-    return {**base, **own, **spent}
+    # Cells from before the environment was kept have none.
+    return {**base, **own, **spent, "environment": describe()}
 
 
 def source_classifier(

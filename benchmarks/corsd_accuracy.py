@@ -25,6 +25,7 @@ from typing import Any
 
 from corsd.config import LossWeights, TrainConfig
 from shared_core.run.atomic import write_json
+from shared_core.run.environment import describe
 from shared_core.run.folder import RunFolderError
 
 ROOT = Path(__file__).parents[1]
@@ -144,7 +145,7 @@ def main(arguments: list[str]) -> int:
             share([c for name in names for c in cells(options.stage, name, options.tier)], options.jobs)
         rows = table()
     if options.out:
-        write_json(options.out, {"rows": rows})
+        write_json(options.out, {"rows": rows, "environment": describe()})
     return 0
 
 
@@ -211,6 +212,7 @@ def work(todo: list[tuple[str, str, str, int]]) -> None:
             "seconds",
         )
         cell = {"setting": setting, "row": row, "seed": seed, **{k: result[k] for k in keep if k in result}}
+        cell["environment"] = describe()  # cells from before this was kept have none
         if stage == "tune":
             cell = {**cell, "accuracy": last_validation(folder)}  # the test set stays unread by choices
             del cell["noise"], cell["calibration_error"]

@@ -1,11 +1,16 @@
 """The accuracy benchmark: it runs, every row is a valid configuration, and its page says what the cells say."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from shared_core.run.command import command_parser, run_arguments
+from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,7 +31,9 @@ def test_quick_run_writes_rows(tmp_path):
         [sys.executable, script, "--quick", "--out", out], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    rows = json.loads(out.read_text())["rows"]
+    record = json.loads(out.read_text())
+    rows = record["rows"]
+    assert record["environment"]["packages"]["corsd"]
     assert [row["method"] for row in rows] == ["ce", "corsd"]
     assert rows[0]["images_seen"] == rows[1]["images_seen"] > 0
     assert list(tmp_path.iterdir()) == [out]
@@ -88,3 +95,55 @@ def test_page_pairs_seeds_and_claims_no_difference_that_chance_explains(benchmar
     assert "CORSD (in-batch): +0.00 [-2.48, +2.48] points over cross-entropy (no difference shown)" in page
     assert "over the best control, deep supervision" in page
     assert (tmp_path / "results" / "corsd.png").stat().st_size > 1000
+
+
+def test_cells_keep_their_environment_and_older_ones_without_it_remain_valid(
+    benchmark, tmp_path, monkeypatch
+):
+    import corsd.train
+
+    monkeypatch.setattr(benchmark, "CELLS", tmp_path / "cells")
+    monkeypatch.setattr(benchmark, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(benchmark, "RESULTS", tmp_path / "results")
+    made = _cell("cross-entropy", 10, 90.0, benchmark)
+    monkeypatch.setattr(corsd.train, "train_cell", lambda *given, **more: made)
+    benchmark.work([("final", "digits", "cross-entropy", 10)])
+    folder = tmp_path / "cells/final/digits"
+    (new,) = [json.loads(file.read_text()) for file in folder.iterdir()]
+    assert new["environment"]["packages"]["torch"]
+    (folder / "older.json").write_text(json.dumps(made | {"seed": 11}))
+    (row,) = benchmark.table()
+    assert row["seeds"] == [10, 11]
+
+
+def test_the_committed_page_says_what_the_committed_cells_say(benchmark, tmp_path, monkeypatch):
+    """Run `python benchmarks/corsd_accuracy.py` after new cells."""
+    monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
+    assert benchmark.table()
+    for name in ("corsd.md", "corsd.json"):
+        assert (ROOT / "docs/results" / name).read_text() == (tmp_path / name).read_text()
+
+
+def test_what_was_not_measured_can_be_started_and_costs_what_the_page_says(benchmark):
+    from _accuracy_page import TAIL, TO_MEASURE
+    from corsd.config import PRESETS, TrainConfig
+    from corsd.nets import open_net
+
+    parsed = {}
+    for nets, body in re.findall(
+        r"^for net in ([^;]*); do\n(.*?)^done", TAIL, flags=re.DOTALL | re.MULTILINE
+    ):
+        for net in nets.split():
+            program, verb, *words = shlex.split(body.replace("\\\n", " ").replace("$net", net))
+            assert (program, verb) == ("corsd", "train")
+            config, out, _ = run_arguments(
+                command_parser("corsd", verb, add_help=False), words, TrainConfig, PRESETS
+            )
+            assert str(out).endswith(f"-{net}")
+            parsed[words[words.index("--preset") + 1], config.model] = config
+    assert parsed.keys() == {(preset, net) for preset, net, _, _ in TO_MEASURE}
+    for preset, net, _, gmac in TO_MEASURE:
+        side = parsed[preset, net].image_size or 32
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+            open_net(net, num_classes=100).eval()(torch.zeros(1, 3, side, side))
+        assert counter.get_total_flops() / 2e9 == pytest.approx(gmac, rel=0.01)

@@ -165,7 +165,10 @@ def test_cells_of_a_segmentation_keep_all_its_scores(tiny, tmp_path):
         assert set(cell[score]) == set(tiny.KEPT)
         assert all(0 <= value <= 100 for value in cell[score].values())
     assert cell["pixel_accuracy"]["target_after"] >= cell["frequency_weighted_iou"]["target_after"]
+    assert cell["environment"]["packages"]["calib-uda"]
+    # Cells from before these were kept.
     (old, new) = ({**cell, "seed": seed} for seed in (1, 2))
+    del old["environment"]
     assert tiny.summary("streets", "calibrator", [new])["pixel_accuracy"] == [cell["pixel_accuracy"]]
     del old["pixel_accuracy"]
     assert "pixel_accuracy" not in tiny.summary("streets", "calibrator", [old, new])
@@ -173,7 +176,9 @@ def test_cells_of_a_segmentation_keep_all_its_scores(tiny, tmp_path):
 
 @pytest.mark.slow
 def test_the_accuracy_benchmark_runs_a_calibrator_and_a_baseline(tmp_path):
-    own, baseline = run("calib_accuracy.py", tmp_path / "out.json")["rows"]
+    record = run("calib_accuracy.py", tmp_path / "out.json")
+    assert record["environment"]["packages"]["calib-uda"]
+    own, baseline = record["rows"]
     assert own["classifier_unchanged"]
     assert all(0 <= own[name] <= 100 for name in ("target_before", "target_after"))
     assert baseline["method"] == "dann"
