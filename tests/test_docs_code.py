@@ -62,6 +62,8 @@ def help_of(program: str, verb: str, helps: dict[tuple[str, str], str], capsys: 
     return helps[program, verb]
 
 
+# Lightning's: it asks for more workers, and calls an old name of torch's.
+@pytest.mark.filterwarnings("ignore:.*(does not have many workers|LeafSpec)")
 @pytest.mark.parametrize("path", [path for path in PAGES if python_blocks(path)], ids=name)
 def test_the_code_of_a_page_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
