@@ -12,10 +12,12 @@
 #
 # Class-oriented relational self-distillation: while your net trains, small networks beside it learn how two images
 # relate at every stage, and the deepest stage teaches the shallow ones. On Colab choose a GPU (Runtime, Change
-# runtime type) and run the next cell; elsewhere leave it out if corsd is installed.
+# runtime type), upload the two wheels that `make wheels` puts into dist/, and run the next cell; elsewhere leave it out
+# if corsd is installed.
 
 # %%
-# %pip install -q corsd
+# %pip install -q *shared_core-*.whl corsd-*.whl
+# Once the package is on the index: pip install corsd
 
 # %%
 import os
