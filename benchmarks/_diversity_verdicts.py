@@ -58,8 +58,8 @@ def paired(
         for prompt, record in ours.items()
         if prompt in theirs and record[name] is not None and theirs[prompt][name] is not None
     ]
-    if not shared:
-        return None, 0
+    if len(shared) < 2:
+        return None, len(shared)
     a, b = ([scale * group[prompt][name] for prompt in shared] for group in (ours, theirs))
     if compare is bootstrap_ratio and min(b) <= 0:
         return None, len(shared)
@@ -120,7 +120,7 @@ def sentence(verdict: Verdict, goal: float) -> str:
         for name, change in verdict.quality.items()
     )
     if verdict.diversity is None:
-        return f"`{verdict.method}`: no ratio of cross-seed FID (a distance of 0, or none); {quality}."
+        return f"`{verdict.method}`: no ratio of cross-seed FID (a distance of 0, or fewer than two prompts); {quality}."
     ratio = verdict.diversity
     if verdict.sound():
         outcome = "reached" if ratio.value >= goal else "**missed**"

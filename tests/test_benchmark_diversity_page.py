@@ -134,6 +134,11 @@ def test_a_wide_interval_voids_a_gain_whose_mean_would_pass():
     assert "**void**: view consistency may be" in text
 
 
+def test_one_prompt_has_no_interval_yet():
+    one = [record("sds", "a car", 2.0), record("fsd-beta1", "a car", 5.0)]
+    assert "`fsd-beta1`: no ratio of cross-seed FID" in verdict(one)
+
+
 def test_nothing_is_decided_before_all_is_done():
     text = verdict([*of_method("sds", 2.0), *of_method("fsd-beta1", 5.0, count=5)])
     assert "preliminary: 5 of 8 prompts" in text
