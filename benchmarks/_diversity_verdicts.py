@@ -120,7 +120,8 @@ def sentence(verdict: Verdict, goal: float) -> str:
         for name, change in verdict.quality.items()
     )
     if verdict.diversity is None:
-        return f"`{verdict.method}`: no ratio of cross-seed FID (a distance of 0, or fewer than two prompts); {quality}."
+        why = "a distance of 0, or fewer than two prompts"
+        return f"`{verdict.method}`: no ratio of cross-seed FID ({why}); {quality}."
     ratio = verdict.diversity
     if verdict.sound():
         outcome = "reached" if ratio.value >= goal else "**missed**"
