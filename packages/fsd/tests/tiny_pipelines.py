@@ -1,9 +1,9 @@
 """Pipelines of every family with a few thousand weights, made from configs and saved as real ones are.
 
-The text is split into words of one letter, so tokens can be counted by hand.
+The text is split into words of one letter, so tokens can be counted by hand; Stable Diffusion's may know words.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,26 @@ import torch
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,.-'"
 
 
-def clip_tokenizer(length: int = 77) -> Any:
+def clip_tokenizer(length: int = 77, words: Sequence[str] = ()) -> Any:
+    """`words` are one token each."""
     from transformers import CLIPTokenizer
 
-    words = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
-    return CLIPTokenizer(vocab={word: n for n, word in enumerate(words)}, merges=[], model_max_length=length)
+    merges = {}
+    for word in words:
+        for end in range(1, len(word)):
+            merges[word[:end], word[end] + ("</w>" if end == len(word) - 1 else "")] = None
+    parts = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
+    parts = dict.fromkeys([*parts, *(a + b for a, b in merges)])
+    return CLIPTokenizer(
+        vocab={part: n for n, part in enumerate(parts)}, merges=list(merges), model_max_length=length
+    )
 
 
-def clip_text(kind: str = "CLIPTextModel", width: int = 8) -> Any:
+def clip_text(kind: str = "CLIPTextModel", width: int = 8, tokens: int = 2 + 2 * len(LETTERS)) -> Any:
     import transformers
 
     config = transformers.CLIPTextConfig(
-        vocab_size=2 + 2 * len(LETTERS),
+        vocab_size=tokens,
         hidden_size=width,
         intermediate_size=16,
         projection_dim=width,
@@ -77,16 +85,20 @@ def ddim(**settings: Any) -> Any:
 
 
 def tiny_stable_diffusion(
-    folder: Path, unet_settings: dict[str, Any] | None = None, **scheduler: Any
+    folder: Path,
+    unet_settings: dict[str, Any] | None = None,
+    words: Sequence[str] = (),
+    **scheduler: Any,
 ) -> Path:
     """A Stable Diffusion of 16 by 16 pixels and latents of 4 by 8 by 8; settings of DDIMScheduler pass through."""
     from diffusers import StableDiffusionPipeline
 
+    tokenizer = clip_tokenizer(words=words)
     torch.manual_seed(0)
     pipeline = StableDiffusionPipeline(
         vae=vae(),
-        text_encoder=clip_text(),
-        tokenizer=clip_tokenizer(),
+        text_encoder=clip_text(tokens=len(tokenizer)),
+        tokenizer=tokenizer,
         unet=unet(**(unet_settings or {})),
         scheduler=ddim(**scheduler),
         safety_checker=None,
@@ -97,10 +109,10 @@ def tiny_stable_diffusion(
     return folder
 
 
-def tiny_multi_view(folder: Path) -> Path:
+def tiny_multi_view(folder: Path, words: Sequence[str] = ()) -> Path:
     """A Stable Diffusion whose UNet takes 16 numbers of a camera with each view, as MVDream's does."""
     camera = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 16}
-    return tiny_stable_diffusion(folder, camera)
+    return tiny_stable_diffusion(folder, camera, words)
 
 
 def t5_tokenizer(length: int = 512) -> Any:
