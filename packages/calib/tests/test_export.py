@@ -223,9 +223,7 @@ def test_fused_safetensors_hold_both_and_the_calibrator_can_be_read_from_them(tm
 
 def test_normalized_is_what_the_net_behind_the_normalisation_takes(tmp_path: Path) -> None:
     model = attached()
-    x = images(2, 11, 9)
     mean, std = (torch.tensor(v).reshape(-1, 1, 1) for v in ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)))
-    expected = (plainly(model.calibrator, x) - mean) / std
     export(model, tmp_path / "own.onnx", "onnx", "normalized")
     export(
         calibrator(),
@@ -235,9 +233,14 @@ def test_normalized_is_what_the_net_behind_the_normalisation_takes(tmp_path: Pat
         mean=(0.5, 0.4, 0.3),
         std=(0.2, 0.3, 0.4),
     )
-    assert (run(tmp_path / "own.onnx", x) - expected).abs().max() < 1e-4
     program = torch.export.load(tmp_path / "given.pt2").module()
-    assert (program(x, torch.tensor(1.0)) - expected).abs().max() < 1e-5
+    for batch in BATCHES:
+        for size in SIZES:
+            x = images(batch, *size)
+            expected = (plainly(model.calibrator, x) - mean) / std
+            assert (expected - (x - mean) / std).abs().max() > 0.1
+            assert (run(tmp_path / "own.onnx", x) - expected).abs().max() < 1e-4
+            assert (program(x, torch.tensor(1.0)) - expected).abs().max() < 1e-5
 
 
 def test_a_fully_convolutional_classifier_is_fused_for_any_size(tmp_path: Path) -> None:
@@ -245,9 +248,12 @@ def test_a_fully_convolutional_classifier_is_fused_for_any_size(tmp_path: Path) 
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
     model = attach(net, calibrator())
     export(model, tmp_path / "fused.onnx", "onnx", "fused")
-    for size in ((8, 8), (23, 40)):
-        x = images(2, *size)
-        assert (run(tmp_path / "fused.onnx", x) - plainly(model, x)).abs().max() < 1e-4
+    for batch in BATCHES:
+        for size in SIZES:
+            x = images(batch, *size)
+            expected = plainly(model, x)
+            assert (expected - net(x)).abs().max() > 1e-3
+            assert (run(tmp_path / "fused.onnx", x) - expected).abs().max() < 1e-4
 
 
 @pytest.mark.slow
