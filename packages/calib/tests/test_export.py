@@ -18,7 +18,6 @@ from torch import nn
 
 BATCHES = (1, 3, 8)
 SIZES = ((8, 8), (19, 30))
-ONE_ULP = 1.2e-7
 
 
 def calibrator(body: str = "residual", mode: str = "signed", std: float = 0.1, **arguments) -> Calibrator:
@@ -33,13 +32,14 @@ def images(batch: int, height: int, width: int, channels: int = 3) -> torch.Tens
     return torch.rand(batch, channels, height, width, generator=torch.Generator().manual_seed(batch))
 
 
-def session(path: Path):
+def session(model: Path | bytes):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     options = onnxruntime.SessionOptions()
     # It warns that `alpha` has a default and is no constant, which is what is wanted.
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    model = model if isinstance(model, bytes) else str(model)
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def run(path: Path, x: torch.Tensor, alpha: float | None = None) -> torch.Tensor:
@@ -136,53 +136,72 @@ def test_images_outside_of_the_range_pass_through(residual: Path, program: tuple
         assert (found[[0, 2]] - expected[[0, 2]]).abs().max() < 1e-5
 
 
+# Each body, and each mode behind a net and behind the constant, whose graph is small.
+NETS = (
+    *(("residual", "signed"), ("depthwise", "positive"), ("lowres", "released")),
+    *(("constant", "signed"), ("constant", "positive"), ("constant", "released")),
+)
+# No number in it is round, so that each operation of the graph rounds.
+LOW, HIGH = np.float32(-2.118), np.float32(2.64)
+
+
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """One graph for each body, whose weights a test replaces."""
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    """One graph for each of NETS, whose weights a test replaces."""
     found = {}
-    for body in ("residual", "depthwise", "lowres", "constant"):
-        path = tmp_path_factory.mktemp("nets") / f"{body}.onnx"
-        export(calibrator(body, channels=1, value_range=(-3.0, 2.0)), path, "onnx")
-        found[body] = path.read_bytes()
+    for body, mode in NETS:
+        path = tmp_path_factory.mktemp("nets") / f"{body}-{mode}.onnx"
+        export(calibrator(body, mode, channels=1, value_range=(float(LOW), float(HIGH))), path, "onnx")
+        found[body, mode] = path
     return found
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    body=st.sampled_from(["residual", "depthwise", "lowres", "constant"]),
-    seed=st.integers(0, 2**31),
-    scale=st.sampled_from([1e-3, 0.1, 1.0, 30.0, 1e6, 1e20, 1e38]),
-    size=st.tuples(st.integers(1, 3), st.integers(8, 35), st.integers(8, 35)),
-    extreme=st.booleans(),
-)
-def test_the_bound_and_the_box_hold_for_any_net_on_onnx(
-    models: dict[str, bytes], body: str, seed: int, scale: float, size: tuple[int, int, int], extreme: bool
-) -> None:
+def with_any_weights(model: Path, scale: float, random: np.random.Generator):
+    """A session of the graph with other weights in its body."""
     onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
-    random = np.random.default_rng(seed)
-    graph = onnx.load_from_string(models[body])
+    graph = onnx.load(model)
     weights = [value for value in graph.graph.initializer if value.name.startswith("calibrator.body")]
     assert weights
     for value in weights:
         drawn = np.clip(scale * random.standard_normal(list(value.dims)), -3e38, 3e38).astype(np.float32)
         value.CopyFrom(onnx.numpy_helper.from_array(drawn, value.name))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 3, 1
-    opened = onnxruntime.InferenceSession(
-        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    return session(graph.SerializeToString())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    net=st.sampled_from(NETS),
+    seed=st.integers(0, 2**31),
+    scale=st.sampled_from([1e-3, 0.1, 1.0, 30.0, 1e6, 1e20, 1e38]),
+    size=st.tuples(st.integers(1, 3), st.integers(8, 70), st.integers(8, 70)),
+    extreme=st.booleans(),
+)
+def test_bound_box_and_identity_hold_for_any_net_on_onnx(
+    models: dict[tuple[str, str], Path],
+    net: tuple[str, str],
+    seed: int,
+    scale: float,
+    size: tuple[int, int, int],
+    extreme: bool,
+) -> None:
+    random = np.random.default_rng(seed)
+    opened = with_any_weights(models[net], scale, random)
     batch, height, width = size
-    x = random.uniform(-3, 2, (batch, 1, height, width)).astype(np.float32)
+    x = random.uniform(LOW, HIGH, (batch, 1, height, width)).astype(np.float32).clip(LOW, HIGH)
     if extreme:
-        x = np.where(x > 0, np.float32(2), np.float32(-3))
+        x = np.where(x > 0, HIGH, LOW)
+    x[0, 0, 0, 0] = np.float32(-0.0)
     (found,) = opened.run(None, {"images": x})
     assert found.shape == x.shape
     assert np.isfinite(found).all()
-    assert found.min() >= -3
-    assert found.max() <= 2
-    # epsilon 0.2 of a span of 5; one unit in the last place of numbers up to 4.
-    assert np.abs(found.astype(np.float64) - x).max() <= 1.0 + 4 * ONE_ULP
+    assert found.min() >= LOW
+    assert found.max() <= HIGH
+    # In float64, which adds no rounding: epsilon, and one unit in the last place of the range's larger end.
+    bound = 0.2 * (float(HIGH) - float(LOW)) + float(np.spacing(HIGH))
+    assert np.abs(found.astype(np.float64) - x).max() <= bound
+    (off,) = opened.run(None, {"images": x, "alpha": np.array(0, np.float32)})
+    # Bit for bit but for the sign of zero: onnxruntime's Where makes 0 of -0, as adding 0 does.
+    assert off.tobytes() == (x + np.float32(0)).tobytes()
 
 
 def attached(size: int = 32) -> CalibratedClassifier:

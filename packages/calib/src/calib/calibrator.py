@@ -33,6 +33,9 @@ ValueRange = tuple[float | Sequence[float], float | Sequence[float]]
 class Calibrator(nn.Module):
     """Images in `value_range` to corrected images in `value_range`, of any size from 8 by 8 pixels.
 
+    Whatever the weights, no value moves by more than epsilon times the value range, and at most one unit in the last
+    place of the range's larger end for the rounding of the sum.
+
     Args:
         channels: of the images.
         epsilon: bound of the correction, a share of the value range in (0, 1].
@@ -116,13 +119,15 @@ class Calibrator(nn.Module):
         raw = torch.tanh(self._raw(2 * (wide - self.low) / span - 1))
         # Weights that overflow leave no number; such a pixel is not corrected.
         raw = torch.where(raw.isnan(), torch.zeros_like(raw), raw)
+        # A hair less than epsilon, since it, the span and their product are rounded, each perhaps upward.
+        most = self.epsilon * (1 - 2**-22)
         if self.mode == "signed":
-            share = self.epsilon * raw
+            share = most * raw
         elif self.mode == "positive":
-            share = (raw / 2).clamp(0.0, self.epsilon)
+            share = (raw / 2).clamp(0.0, most)
         else:
             # The released rule clamps (tanh + 1) / 2 in units of [-1, 1], which span 2.
-            share = ((self.dropout(raw) + 1) / 4).clamp(0.0, self.epsilon)
+            share = ((self.dropout(raw) + 1) / 4).clamp(0.0, most)
         return share * span
 
     def forward(

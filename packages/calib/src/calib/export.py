@@ -4,8 +4,9 @@
 >>> export(model, "fused.onnx", "onnx", what="fused", size=(224, 224))         # images to logits
 
 Every form takes `images`, float32 (batch, channels, height, width) in the calibrator's value range, and `alpha`,
-one number from 0 (off) to 1, cut to that; in ONNX it may be left out and is then 1.  In an exported graph nothing
-can raise: an image with a value outside of the range passes through uncorrected.
+one number from 0 (off) to 1, cut to that; in ONNX it may be left out and is then 1.  Off gives the images bit for bit
+(under onnxruntime a -0 becomes 0).  In an exported graph nothing can raise: an image with a value outside of the range
+passes through uncorrected.
 """
 
 import json
