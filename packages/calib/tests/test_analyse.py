@@ -5,7 +5,14 @@ import math
 
 import pytest
 import torch
-from calib.analyse import accuracy_by_epsilon, attack, log_amplitude, radial_mean, random_sign
+from calib.analyse import (
+    accuracy_by_epsilon,
+    attack,
+    log_amplitude,
+    radial_mean,
+    random_sign,
+    random_sign_epsilon,
+)
 from calib.attachment import attach
 from calib.calibrator import Calibrator
 from calib.critics import FeatureCritic, PixelCritic, draw_patch
@@ -117,6 +124,21 @@ def test_random_signs_have_the_size_and_no_direction() -> None:
     assert torch.equal(found, again)
     wide = random_sign(x.new_ones(1, 3, 8, 8), 0.2, torch.Generator().manual_seed(0), (-1.0, 1.0))
     assert wide.unique().tolist() == pytest.approx([0.6, 1.0])
+
+
+def test_random_signs_can_have_a_mean_size_that_is_given() -> None:
+    """Two thirds of the pixels are black: they move at every other coin, so that the signs must be larger."""
+    x = torch.zeros(60, 3, 32, 32)
+    x[:20] = 0.5
+    epsilon = random_sign_epsilon(x, 0.1)
+    # 0.1 = 1/3 * epsilon + 2/3 * epsilon / 2
+    assert epsilon == pytest.approx(0.15, abs=1e-4)
+    found = random_sign(x, epsilon, torch.Generator().manual_seed(0)) - x
+    assert float(found.abs().mean()) == pytest.approx(0.1, rel=0.01)
+    wide = random_sign_epsilon(2 * x - 1, 0.2, (-1.0, 1.0))
+    assert wide == pytest.approx(epsilon, abs=1e-4)
+    assert random_sign_epsilon(x, 0.0) == pytest.approx(0.0, abs=1e-6)
+    assert random_sign_epsilon(x, 0.9) == 1.0
 
 
 def test_log_amplitude_is_the_plain_fourier_sum() -> None:

@@ -1,4 +1,4 @@
-"""The analysis of a run: four corrections within one bound, spectra, the score against epsilon."""
+"""The analysis of a run: corrections of other kinds, spectra, the score against epsilon."""
 
 import json
 import shutil
@@ -19,11 +19,11 @@ def run(adapted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shutil.copytree(adapted, tmp_path_factory.mktemp("analysed") / "run")
 
 
-def test_the_four_corrections_stay_within_the_bound(run: Path) -> None:
+def test_the_corrections_have_the_size_that_they_should(run: Path) -> None:
     found = analyse(run, CPU, steps=4)
     result = json.loads((run / "result.json").read_text())
     assert found == json.loads((run / "analysis.json").read_text())
-    none, calibrator, attack, signs = found["corrections"]
+    none, calibrator, attack, signs, equal = found["corrections"]
     assert found["images"] == 32
     assert none["mean_size"] == 0
     assert none["score"] == pytest.approx(result["target_before"])
@@ -32,6 +32,8 @@ def test_the_four_corrections_stay_within_the_bound(run: Path) -> None:
     assert 0 < attack["mean_size"] < found["epsilon"]
     # Random signs have the full size, except where the range ends.
     assert 0.7 * found["epsilon"] < signs["mean_size"] <= found["epsilon"] + 1e-6
+    # By chance a little more or less.
+    assert equal["mean_size"] == pytest.approx(calibrator["mean_size"], rel=0.05)
     assert attack["confusion"] > none["confusion"]
     shown = "\n".join(lines(found))
     assert f"{attack['score']:.2f}" in shown

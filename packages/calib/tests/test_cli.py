@@ -202,7 +202,8 @@ def test_analyse_prints_the_corrections_and_writes_the_report_again(adapted: Pat
     assert main(["analyse", str(adapted), "--images", "8", "--steps", "2", "--device", "cpu"]) == 0
     shown = capsys.readouterr().out
     assert "attack on the critics (2 steps)" in shown
-    assert "random signs" in shown
+    assert "random signs, full bound" in shown
+    assert "random signs, calibrator's mean size" in shown
     assert "Analysis: is the calibrator an attack" in (adapted / "report.html").read_text()
     assert main(["analyse", str(adapted), "--images", "0"]) == 2
     assert "images=0" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 >>> accuracy_by_epsilon(model, images, labels, [0, 0.05, 0.1, 0.2])                        # its Figure 8
 >>> attacked = attack(images, Features(classifier), critics, epsilon=0.2)                  # per image, no calibrator
 >>> control = random_sign(images, epsilon=0.2, generator=generator)                        # size without direction
+>>> random_sign_epsilon(images, mean_size=0.1)                                             # of another such control
 >>> radial_mean(log_amplitude(corrected)) - radial_mean(log_amplitude(images))             # by frequency
 
 `epsilon` is a share of the value range everywhere, as in :class:`calib.Calibrator`.
@@ -117,6 +118,25 @@ def random_sign(
     coins = torch.randint(2, images.shape, generator=generator, device=generator.device)
     sign = (2 * coins - 1).to(images)
     return torch.maximum(torch.minimum(images + epsilon * (high - low) * sign, high), low)
+
+
+def random_sign_epsilon(
+    images: Float[Tensor, "batch channels height width"],
+    mean_size: float,
+    value_range: ValueRange = (0.0, 1.0),
+) -> float:
+    """The epsilon at which :func:`random_sign` moves these images by `mean_size` on average, in their own unit.
+
+    Larger than `mean_size`, since black pixels cannot get darker nor white ones brighter; 1 if no epsilon suffices.
+    """
+    low, high = _box(images, value_range)
+    room = torch.stack([high - images, images - low])
+    least, most = 0.0, 1.0
+    for _ in range(30):
+        middle = (least + most) / 2
+        found = float(torch.minimum(room, middle * (high - low)).mean())
+        least, most = (middle, most) if found < mean_size else (least, middle)
+    return most
 
 
 def log_amplitude(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "height width"]:

@@ -1,7 +1,8 @@
 """``calib analyse``: the paper's findings on a finished run: ``analysis.json`` and its part of the report.
 
-Four corrections of the same target images within the same bound: none, the calibrator's, a per-image attack on the
-run's critics (PGD), and random signs; Fourier amplitudes without and with the calibrator; the score against epsilon.
+Corrections of the same target images: none, the calibrator's, a per-image attack on the run's critics (PGD) within the
+same bound, random signs of the full bound and random signs of the calibrator's mean size; Fourier amplitudes without
+and with the calibrator; the score against epsilon.
 """
 
 import time
@@ -16,7 +17,7 @@ from shared_core.run.atomic import write_json
 from torch import Tensor
 
 from calib import validators
-from calib.analyse import attack, log_amplitude, radial_mean, random_sign
+from calib.analyse import attack, log_amplitude, radial_mean, random_sign, random_sign_epsilon
 from calib.blackbox import gives_gradient
 from calib.critics import FeatureCritic, PixelCritic, PixelwiseFeatureCritic, draw_patch
 from calib.features import Features
@@ -52,6 +53,8 @@ def analyse(run: Path, device: torch.device, images: int | None = None, steps: i
         # Trained through a surrogate that is not kept: here the pixel critic alone can be attacked.
         features, critics = None, Critics(critics.pixel, None)
     epsilon = model.calibrator.epsilon
+    moved_by = float((target.corrected - target.pixels).abs().mean())
+    equal = random_sign_epsilon(target.pixels, moved_by)
     generator = torch.Generator().manual_seed(trained.config.seeds[0])
 
     def attacked(part: Tensor) -> Tensor:
@@ -65,7 +68,8 @@ def analyse(run: Path, device: torch.device, images: int | None = None, steps: i
         "none": lambda part: part,
         "calibrator": calibrated,
         f"attack on the critics ({steps} steps)": attacked,
-        "random signs": lambda part: random_sign(part, epsilon, generator),
+        "random signs, full bound": lambda part: random_sign(part, epsilon, generator),
+        "random signs, calibrator's mean size": lambda part: random_sign(part, equal, generator),
     }
     batch = 5 if trained.segmentation else BATCH
     rows = []

@@ -37,7 +37,9 @@ def analysis(run: Path) -> list[Markup]:
         text(
             "The paper reads the calibrator as an adversarial attack on the critics, learned once for all images. The "
             "attack here moves every image for itself, by projected gradient descent against the critics of the last "
-            "step, within the same bound; random signs of the full bound are the control of equal or larger size."
+            "step, within the same bound. Two controls have a size and no direction: random signs of the full bound, "
+            "and random signs that move the images as far as the calibrator does on average (so that single values may "
+            "move further than epsilon)."
         ),
         table(rows, f"{found['images']} target test images, epsilon {found['epsilon']:g}."),
         heading("Analysis: what it does to frequencies"),
