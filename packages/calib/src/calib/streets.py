@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from shared_core.data.images import BadImageError, list_images, printable, read_image, read_mask
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
 CLASSES = {
@@ -52,19 +53,16 @@ class SceneFiles(Dataset):
     def __getitem__(
         self, index: int
     ) -> tuple[UInt8[Tensor, "channels height width"], Int64[Tensor, "height width"]]:
-        from torchvision.transforms.v2 import InterpolationMode
-        from torchvision.transforms.v2.functional import resize
-
         image, mask = read_image(self.images[index]), read_mask(self.masks[index])
         if image.shape[1:] != mask.shape:
             raise BadImageError(
                 f"{printable(self.images[index])} is {_pixels(image)} and its label map "
                 f"{printable(self.masks[index])} {_pixels(mask)}: they must be of one size"
             )
-        image = resize(image, list(self.size), antialias=True)
+        scaled = interpolate(image[None].float(), self.size, mode="bilinear", antialias=True)[0]
         # A label between two labels is a third one: the nearest pixel's is taken.
-        mask = resize(mask[None], list(self.size), interpolation=InterpolationMode.NEAREST_EXACT)[0]
-        return image, self._class_of[mask.long()]
+        mask = interpolate(mask[None, None], self.size, mode="nearest-exact")[0, 0]
+        return scaled.round().to(torch.uint8), self._class_of[mask.long()]
 
 
 def open_scenes(name: str, split: str, root: Path | None, size: tuple[int, int]) -> SceneFiles:
