@@ -208,6 +208,7 @@ def run_cell(pair: str, row: str, seed: int, folder: Path) -> dict[str, Any]:
     from calib import comparison, run
     from calib.data import open_domains
     from calib.evaluate import evaluate_classifier
+    from calib.source_classifier import build_classifier
 
     config, cpu = configuration(pair, row), torch.device("cpu")
     torch.set_num_threads(config.threads or 1)
@@ -245,7 +246,7 @@ def run_cell(pair: str, row: str, seed: int, folder: Path) -> dict[str, Any]:
         if domains.segmentation:
             own |= {score: {name: evaluation[name][score] for name in KEPT} for score in SEGMENTATION}
     else:
-        classifier = run.build_classifier(config, domains)
+        classifier = build_classifier(config, domains)
         (found,) = comparison.baseline_rows(config, classifier, domains, seed, cpu)
         before = {
             f"{name}_before": evaluate_classifier(classifier.eval(), data, domains.num_classes, cpu)[
@@ -268,13 +269,13 @@ def source_classifier(
     pair: str, config: AdaptConfig, domains: Any, seed: int, name: str = "classifier"
 ) -> Path:
     """The pair's classifier of this seed and name: trained on `domains`' source by the first that needs it."""
-    from calib import run
+    from calib.source_classifier import the_classifier
 
     kept = RUNS / pair / f"{name}-seed{seed}"
     kept.mkdir(parents=True, exist_ok=True)
     with open(kept.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        run.the_classifier(config, domains, seed, kept, torch.device("cpu"))
+        the_classifier(config, domains, seed, kept, torch.device("cpu"))
     return kept / "classifier.safetensors"
 
 
@@ -284,7 +285,7 @@ def translation(pair: str, config: AdaptConfig, domains: Any, seed: int) -> tupl
     `translation_seconds` is of the CycleGAN's training.  `label_flips` is of source test images, by the classifier
     of this seed that was trained on the images as they are: it counts changed digits and strange styles alike.
     """
-    from calib import run
+    from calib.source_classifier import build_classifier
     from calib.translate import PRESETS as TRANSLATIONS
     from calib.translate import train_translation
     from calib.translations import label_flips, load_translation, write_translations
@@ -301,7 +302,7 @@ def translation(pair: str, config: AdaptConfig, domains: Any, seed: int) -> tupl
         if not (kept / "train").exists():
             write_translations(load_translation(kept), source, kept)
     plain = config.model_copy(update={"weights": source_classifier(pair, config, domains, seed)})
-    judge = run.build_classifier(plain, domains).eval()
+    judge = build_classifier(plain, domains).eval()
     flips = label_flips(judge, domains.source_test, load_translation(kept))
     return kept, {"translation_seconds": made["seconds"], "label_flips": flips}
 

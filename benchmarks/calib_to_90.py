@@ -42,6 +42,7 @@ from calib.data import open_domains
 from calib.domains import Domain
 from calib.features import Features
 from calib.feed import Feed
+from calib.source_classifier import bare, build_classifier
 from calib.step import Critics, Game, Weights
 from calib.views import Teacher, Views
 from torch import Tensor, nn
@@ -154,7 +155,7 @@ def opened(quick: bool, seed: int) -> tuple[AdaptConfig, nn.Module, Data]:
         (comparison.all_images(part), comparison.labels_in(part))
         for part in (domains.source_train, domains.target_train, domains.target_test)
     )
-    return config, run.build_classifier(config, domains).eval(), Data(*source, target[0], *test)
+    return config, build_classifier(config, domains).eval(), Data(*source, target[0], *test)
 
 
 def calibrator(
@@ -256,7 +257,7 @@ def theirs(
     own = {name: getattr(settings, name) for name in ("batch_size", "learning_rate", "domain_hidden")}
     with tempfile.TemporaryDirectory() as scratch:
         arrays = {name: value.numpy() for name, value in data._asdict().items()}
-        arrays |= {f"net.{name}": value.numpy() for name, value in run.bare(classifier).state_dict().items()}
+        arrays |= {f"net.{name}": value.numpy() for name, value in bare(classifier).state_dict().items()}
         np.savez(Path(scratch) / "data.npz", **arrays)
         given = json.dumps({**own, **limits, "seed": seed, "steps": end})
         command = [

@@ -131,7 +131,7 @@ def tiny(tmp_path, monkeypatch, one_thread):
 def test_the_translated_row_trains_classifier_and_calibrator_on_translated_images(
     tiny, tmp_path, monkeypatch
 ):
-    from calib import run
+    from calib import source_classifier
     from shared_core.data.open import open_dataset
 
     seen = {}
@@ -139,7 +139,7 @@ def test_the_translated_row_trains_classifier_and_calibrator_on_translated_image
     def train_on(config, net, dataset, *others):
         seen[config.translated is not None] = torch.stack([dataset[k][0] for k in range(6)])
 
-    monkeypatch.setattr(run, "train_on", train_on)
+    monkeypatch.setattr(source_classifier, "train_on", train_on)
     folder = tmp_path / "runs/digits/calibrator-translated-seed1"
     cell = tiny.run_cell("digits", "calibrator translated", 1, folder)
     translated = open_dataset(f"imagefolder:{tmp_path}/runs/digits/translation", "train")
@@ -152,7 +152,7 @@ def test_the_translated_row_trains_classifier_and_calibrator_on_translated_image
     assert "classifier-translated-seed1/classifier.safetensors" in config
     assert "runs/digits/translation" in config
     # Once more, as after an interruption: neither is made again.
-    monkeypatch.setattr(run, "train_on", None)
+    monkeypatch.setattr(source_classifier, "train_on", None)
     again = tiny.run_cell("digits", "calibrator translated", 1, folder)
     assert again["label_flips"] == cell["label_flips"]
     assert again["translation_seconds"] == cell["translation_seconds"]

@@ -31,14 +31,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from calib import validators
 from calib.attachment import CalibratedClassifier, drifting, probe
 from calib.calibrator import EPSILON_UNIT
 from calib.critics import Patch, draw_patch
 from calib.domains import Domain, check_ranges
 from calib.features import Features
 from calib.feed import Feed
-from calib.processes import PRECISION, join
+from calib.processes import join
+from calib.refusals import check_arguments, check_released
 from calib.selection import Selection
 from calib.step import Batch, Critics, Game, Weights, default_critics
 from calib.validation import measure
@@ -142,9 +142,9 @@ def adapt(
     """
     weights = weights or Weights()
     released = compat == "released"
+    check_arguments(compat, selection, schedule, precision, steps, batch_size, accumulate, world_size())
     if released:
-        _check_released(model.calibrator.mode, weights)
-    _check(compat, selection, schedule, precision, steps, batch_size, accumulate, world_size())
+        check_released(model.calibrator.mode, weights)
     accelerator = join(device, precision)
     on, main = accelerator.device, accelerator.is_main_process
     model.to(on)
@@ -331,19 +331,6 @@ def adapt(
     return report
 
 
-def _check_released(mode: str, weights: Weights) -> None:
-    """Half of the released code's faults would be neither its figures nor ours."""
-    if mode != "released":
-        raise ValueError(
-            "compat 'released' is the released code as it is, whose correction only brightens: build the calibrator "
-            f"with mode='released' (it has {mode!r})"
-        )
-    if weights.name_classes():
-        raise ValueError(
-            "compat 'released' is the released code as it is: leave weights.views and weights.hold 0"
-        )
-
-
 def _factor(schedule: str, step: int, steps: int) -> float:
     return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))
 
@@ -353,33 +340,3 @@ def _accepted(guard: FiniteGuard, accelerator: Accelerator, step: int, parts: di
     if accelerator.scaler is not None and "gradient_norm" in parts:
         return True
     return guard.accepts(parts, step)
-
-
-def _check(
-    compat: str,
-    selection: str,
-    schedule: str,
-    precision: str,
-    steps: int,
-    batch_size: int,
-    accumulate: int,
-    world: int,
-) -> None:
-    named = {
-        "compat": (compat, ("none", "released")),
-        "selection": (selection, validators.NAMES),
-        "schedule": (schedule, ("constant", "cosine")),
-        "precision": (precision, tuple(PRECISION)),
-    }
-    for name, (given, allowed) in named.items():
-        if given not in allowed:
-            raise ValueError(f"{name} is {given!r}; choose {', '.join(allowed)}")
-    if steps < 1 or accumulate < 1 or batch_size % (accumulate * world) or batch_size < 1:
-        raise ValueError(
-            f"steps={steps}, batch_size={batch_size}, accumulate={accumulate} on {world} processes: give 1 or more, "
-            "and a batch size that they divide"
-        )
-    if precision == "fp16" and accumulate > 1:
-        raise ValueError(
-            "fp16 scales its loss anew after each player's step, which accumulate above 1 shares: use bf16"
-        )

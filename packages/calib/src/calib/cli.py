@@ -42,7 +42,8 @@ def adapt(arguments: list[str]) -> int:
     parser = _parser("adapt", add_help=False, usage="calib adapt [--preset NAME] [--out DIR] [FLAGS]")
     config, out, resume = run_arguments(parser, arguments, AdaptConfig, PRESETS)
 
-    from calib.run import is_main, leave, run
+    from calib.processes import is_main, leave
+    from calib.run import run
     from calib.summary import cautions, sentence
 
     out = resume or out or free_folder(f"calib-{short_name(config.target)}")

@@ -14,15 +14,13 @@ import statistics
 import time
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from shared_core.data.augment import to_float
 from shared_core.data.loader import test_loader
-from shared_core.data.masks import ArrayMasks
 from shared_core.ops.freeze import checksums, digest
-from shared_core.ops.gather import rank
 from shared_core.run.atomic import read_json, write_json
 from shared_core.run.config import user_errors
 from shared_core.run.device import choose_device
@@ -30,9 +28,7 @@ from shared_core.run.folder import RunFolder
 from shared_core.run.metrics import MetricsLog, cut_back
 from shared_core.run.result import check_result
 from shared_core.run.seal import check_seal, seal, unseal, write_sealed
-from shared_core.run.weights import read_weights, save_weights
-from torch import nn
-from torch.utils.data import Dataset
+from shared_core.run.weights import save_weights
 
 from calib.adaptation import adapt
 from calib.attachment import CalibratedClassifier, attach
@@ -43,11 +39,9 @@ from calib.comparison import all_images, baseline_rows
 from calib.config import AdaptConfig
 from calib.data import Domains, normalization, open_domains
 from calib.evaluate import both_domains, four_numbers, latency_ratio
-from calib.processes import join
-from calib.segmentation import SegmenterSettings, tiny_segmenter, train_segmenter
+from calib.processes import is_main, join
+from calib.source_classifier import build_classifier, the_classifier
 from calib.step import Weights
-from calib.streets import SceneFiles
-from calib.supervised import train_classifier
 from calib.views import Views
 
 
@@ -188,70 +182,6 @@ def build_calibrator(config: AdaptConfig, channels: int) -> Calibrator:
     return Calibrator(channels, config.epsilon, config.width, config.blocks, config.body, config.mode)
 
 
-def build_classifier(config: AdaptConfig, domains: Domains) -> nn.Module:
-    """The classifier that a configuration names, of images in [0, 1], with given or first weights."""
-    if config.classifier == "small:segmenter":
-        if isinstance(domains.source_train, SceneFiles) and config.weights is None:
-            raise ValueError(
-                f"small:segmenter learns from images in memory, and {config.source} is read file by file: "
-                "name a classifier of your own (file.py:function), or weights"
-            )
-        net: nn.Module = tiny_segmenter(domains.num_classes, domains.channels)
-        if config.weights is not None:
-            read_weights(net, config.weights)
-        return net
-    net = open_classifier(
-        config.classifier, domains.num_classes, domains.channels, config.weights, config.pretrained
-    )
-    if config.classifier.endswith(".onnx"):
-        return net
-    return Normalized(net, *normalization(config, domains.channels))
-
-
-def the_classifier(
-    config: AdaptConfig, domains: Domains, seed: int, out: Path, device: torch.device
-) -> nn.Module:
-    """The deployed classifier; one without weights is trained on the source, once per run folder."""
-    torch.manual_seed(seed)
-    classifier = build_classifier(config, domains)
-    ready = config.weights is not None or config.pretrained or not config.classifier.startswith("small:")
-    if ready:
-        return classifier.eval()
-    kept = out / "classifier.safetensors"
-    if not kept.is_file():
-        # Every process trains it, alike, for a training's check of its loss is one that all take part in.
-        train_on(config, classifier, domains.source_train, domains.segmentation, seed, device)
-        if is_main():
-            out.mkdir(parents=True, exist_ok=True)
-            save_weights(bare(classifier), kept)
-            seal(out, [kept.name])
-    if dist.is_initialized():
-        dist.barrier()
-    check_seal(out, [kept.name])
-    read_weights(bare(classifier), kept)
-    return classifier.to(device).eval()
-
-
-def bare(classifier: nn.Module) -> nn.Module:
-    """The net without the normalisation around it: its weights are what `weights` of another run can name."""
-    return classifier.net if isinstance(classifier, Normalized) else classifier
-
-
-def train_on(
-    config: AdaptConfig, net: nn.Module, dataset: Dataset, segmentation: bool, seed: int, device: torch.device
-) -> None:
-    """Train a classifier or segmenter with labels, in place."""
-    t = config.training
-    if segmentation:
-        masks = cast(ArrayMasks, dataset)
-        settings = SegmenterSettings(epochs=round(t.epochs), batch_size=t.batch_size)
-        train_segmenter(net, masks.images, masks.masks, settings, seed, config.ignore_label)
-        return
-    train_classifier(
-        net, dataset, t.epochs, t.batch_size, t.learning_rate, t.weight_decay, seed, device, config.workers
-    )
-
-
 def adapt_model(
     config: AdaptConfig,
     model: CalibratedClassifier,
@@ -357,14 +287,3 @@ def open_device(config: AdaptConfig) -> torch.device:
     device = choose_device(config.device)
     accelerator = join(config.device, config.precision)
     return accelerator.device if accelerator.num_processes > 1 else device
-
-
-def is_main() -> bool:
-    """Whether this process writes files."""
-    return rank() == 0
-
-
-def leave() -> None:
-    """Part from the other processes, if there are any."""
-    if dist.is_initialized():
-        dist.destroy_process_group()

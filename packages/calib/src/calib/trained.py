@@ -17,7 +17,7 @@ from calib.attachment import CalibratedClassifier, attach
 from calib.config import AdaptConfig
 from calib.data import Domains, has_masks, open_domain
 from calib.pretrained import load_calibrator
-from calib.run import bare, build_classifier
+from calib.source_classifier import bare, build_classifier
 
 DRIFTED = "classifier-drifted.safetensors"
 
