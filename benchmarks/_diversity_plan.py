@@ -21,7 +21,7 @@ SEEDS = (0, 1, 2, 3)
 METHODS: dict[str, tuple[int, dict[str, Any]]] = {
     "sds": (1, {"guidance": ["sds-annealed"]}),
     "fsd-beta1": (1, {"guidance": ["fsd"], "noise": "worldmap", "beta": 1.0}),
-    "fsd-constant": (1, {"guidance": ["fsd"], "noise": "constant"}),
+    "fsd-constant": (1, {"guidance": ["fsd"], "noise": "constant", "beta": 1.0}),
     "fsd-beta0.5": (1, {"guidance": ["fsd"], "noise": "worldmap", "beta": 0.5}),
     "fsd-shared": (1, {"guidance": ["fsd"], "noise": "worldmap", "beta": 1.0, "shared": 2}),
     "sds-random": (2, {"guidance": ["sds"]}),
