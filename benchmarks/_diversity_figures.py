@@ -13,7 +13,7 @@ from shared_core.run.atomic import write_bytes
 
 QUALITY = {"prompt_accuracy": "prompt accuracy, %", "view_consistency": "view consistency, %"}
 # Of a contact sheet.
-SIDE, LABEL, TITLE = 128, 96, 18
+SIDE, LABEL, TITLE = 128, 112, 18
 
 
 def trade_off(path: Path, records: Sequence[Record]) -> None:
