@@ -25,9 +25,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import calib_accuracy
 import numpy as np
 import torch
+from _calib_plan import DATA, configuration
 from _environment import failure, install
 from _figures import options, write
 from _race import race
@@ -45,6 +45,7 @@ from calib.feed import Feed
 from calib.source_classifier import bare, build_classifier
 from calib.step import Critics, Game, Weights
 from calib.views import Teacher, Views
+from calib_accuracy import source_classifier
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -90,13 +91,11 @@ def main() -> None:
         "runs": [],
         "not_measured": [],
     }
-    if given.quick or calib_accuracy.DATA.exists():
+    if given.quick or DATA.exists():
         for seed in given.seeds:
             measure(given, seed, record)
     else:
-        record["not_measured"].append(
-            f"anything: there is no {calib_accuracy.DATA.name} folder with USPS and MNIST"
-        )
+        record["not_measured"].append(f"anything: there is no {DATA.name} folder with USPS and MNIST")
     for line in record["not_measured"]:
         print(f"not measured: {line}")
     write(given.out, given.quick, [], **record)
@@ -119,7 +118,7 @@ def measure(given: argparse.Namespace, seed: int, record: dict[str, Any]) -> Non
         )
         record["runs"].append({"method": method, "seed": seed, **found})
 
-    views = config.model_copy(update={"loss": calib_accuracy.configuration(PAIR, VIEWS).loss})
+    views = config.model_copy(update={"loss": configuration(PAIR, VIEWS).loss})
     for method, (steps, predict) in {
         "calibrator": calibrator(classifier, data, config, seed, config.steps),
         "calibrator, constant rate": calibrator(classifier, data, config, seed, last),
@@ -142,14 +141,14 @@ def measure(given: argparse.Namespace, seed: int, record: dict[str, Any]) -> Non
 
 def opened(quick: bool, seed: int) -> tuple[AdaptConfig, nn.Module, Data]:
     """Settings, the source's classifier and the images; in a quick run digits and an untrained one."""
-    config = calib_accuracy.configuration(PAIR, "calibrator")
+    config = configuration(PAIR, "calibrator")
     if quick:
         small = {"classifier": "small:dtn", "steps": 4, "width": 2, "blocks": 1, "batch_size": 8}
         small |= {"validate_every": 2, "validation_images": 20}
         config = digits().model_copy(update=small)
     domains = open_domains(config)
     if not quick:
-        weights = calib_accuracy.source_classifier(PAIR, config, domains, seed)
+        weights = source_classifier(PAIR, config, domains, seed)
         config = config.model_copy(update={"weights": weights})
     source, target, test = (
         (comparison.all_images(part), comparison.labels_in(part))

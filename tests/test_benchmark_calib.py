@@ -121,7 +121,8 @@ def tiny(tmp_path, monkeypatch, one_thread):
             file = tmp_path / f"{pair}-{domain}.npz"
             np.savez(file, **arrays, y_train=labels.numpy(), y_test=labels.numpy())
             pairs[pair][domain] = f"npz:{file}"
-    monkeypatch.setattr(calib_accuracy, "PAIRS", pairs)
+    for pair, values in pairs.items():
+        monkeypatch.setitem(calib_accuracy.PAIRS, pair, values)
     monkeypatch.setattr(calib_accuracy, "RUNS", tmp_path / "runs")
     settings = TranslateSettings(steps=1, width=2, blocks=1, critic_width=2)
     monkeypatch.setitem(translate.PRESETS, "digits", settings)

@@ -1,5 +1,6 @@
 """The benchmarks of fsd's embedded prior that need no more than its weights: plain diffusers, the draft, the pass."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ def _benchmarks_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
 def quick(name: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The record of a quick run, in this process."""
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--quick", "--out", str(out)])
-    assert not __import__(name).main()
+    assert not importlib.import_module(name).main()
     record = json.loads(out.read_text())
     assert {figure["met"] for figure in record["figures"]} == {None}
     return record
@@ -36,8 +37,7 @@ def test_plain_diffusers_draws_the_same_pictures(tmp_path: Path, monkeypatch: py
 
 
 def test_pairs_of_names_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fsd_diffusers import said
-
+    said = importlib.import_module("fsd_diffusers").said
     assert said(["red mug", "red mug", "blue mug"], 1.0) == {
         "prompt_accuracy": 1.0,
         "differ": pytest.approx(2 / 3),
@@ -54,11 +54,10 @@ def test_the_draft_is_judged_as_it_comes(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_plain_pass_is_not_channels_last() -> None:
     """The embedded prior is: against it every other form would be compared with channels-last."""
     from fsd.priors.embedded import EmbeddedPrior
-    from fsd_forward import variants
 
-    nets = variants(EmbeddedPrior().net, compiled=False)
-    (plain,) = {p.is_contiguous() for p in nets["eager"].parameters()}  # pyright: ignore[reportFunctionMemberAccess]
-    weights = nets["channels-last"].conv_in.weight  # pyright: ignore[reportFunctionMemberAccess]
+    nets = importlib.import_module("fsd_forward").variants(EmbeddedPrior().net, compiled=False)
+    (plain,) = {p.is_contiguous() for p in nets["eager"].parameters()}
+    weights = nets["channels-last"].conv_in.weight
     assert plain
     assert weights.is_contiguous(memory_format=torch.channels_last)
     assert not weights.is_contiguous()
