@@ -40,11 +40,11 @@ def _not_run(rows: list[Row]) -> str:
     missing = {pair: hours for pair, hours in FULL_SCHEDULE.items() if pair not in done}
     if not missing:
         return ""
-    hours = ", ".join(f"{pair} about {count} core-hours a seed" for pair, count in missing.items())
+    hours = ", ".join(f"{pair} about {count}" for pair, count in missing.items())
     return (
         "**Not run**: the row `calibrator full schedule` (these presets in front of a classifier trained as long as "
-        f"the paper's; {hours}), and so nothing on this page shows what the full schedule brings.  It runs in the "
-        "background and goes on after an interruption:\n\n"
+        f"the paper's; core-hours a seed: {hours}), and so nothing on this page shows what the full schedule brings.  "
+        "It runs in the background and goes on after an interruption:\n\n"
         '    python benchmarks/calib_accuracy.py run --row "calibrator full schedule" --jobs 2\n'
     )
 

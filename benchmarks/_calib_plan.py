@@ -1,0 +1,125 @@
+"""What calib_accuracy.py measures: pairs of domains and their settings, rows and what each changes, tiers, seeds.
+
+>>> configuration("usps-mnist", "calibrator views").loss.views
+1.0
+"""
+
+from pathlib import Path
+from typing import Any
+
+from calib.config import PRESETS, AdaptConfig
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+SEEDS = (1, 2, 3)
+DIGITS: dict[str, Any] = {
+    "data_root": DATA / "torchvision",
+    "classifier": "small:dtn",
+    "image_size": 32,
+    "channels": 3,
+    "steps": 500,
+    "blocks": 3,
+    "ema": 0.995,
+    "optim": {"schedule": "cosine"},
+    "validation_images": 1000,
+    "threads": 1,
+    "device": "cpu",
+    "log_every": 50,
+    "checkpoint_every": 500,
+}
+CAMVID = f"npz:{DATA / 'camvid_day_dusk_160x120.npz'}"
+PAIRS: dict[str, dict[str, Any]] = {
+    "usps-mnist": {**DIGITS, "source": "usps", "target": "mnist", "loss": {"source": 1.0}},
+    "mnist-usps": {
+        **DIGITS,
+        "source": "mnist",
+        "target": "usps",
+        "loss": {"source": 0.3},
+        "training": {"epochs": 3},
+    },
+    "camvid-day-dusk": {
+        **{name: value for name, value in DIGITS.items() if name not in ("data_root", "image_size")},
+        "source": f"{CAMVID}#day",
+        "target": f"{CAMVID}#dusk",
+        "classifier": "small:segmenter",
+        "num_classes": 11,
+        "ignore": 11,
+        "epsilon": 0.1,
+        "steps": 150,
+        "batch_size": 4,
+        "patch": 8,
+        "patches": 4,
+        "feature_stride": 4,
+        "loss": {"source": 3.0},
+        "optim": {"schedule": "cosine", "learning_rate": 2e-4},
+        "validate_every": 50,
+        "validation_images": 40,
+        "training": {"epochs": 40, "batch_size": 8},
+    },
+}
+
+# Row: the tier from which it is run, and what it changes; a string is a baseline of the same name.
+ROWS: dict[str, tuple[int, dict[str, Any] | str]] = {
+    "calibrator": (1, {}),
+    "moment matching": (1, "moment_matching"),
+    "random correction": (1, "random_correction"),
+    "bn-adapt": (1, "bn_adapt"),
+    "SHOT-IM": (1, "shot_im"),
+    "DANN": (1, "dann"),
+    "calibrator 1000 steps": (1, {"steps": 1000}),
+    "calibrator views": (1, {"loss": {"views": 1.0, "hold": 3.0}}),
+    "calibrator views lowres": (1, {"loss": {"views": 1.0, "hold": 3.0}, "body": "lowres"}),
+    "surest view": (1, "surest_view"),
+    "calibrator lowres 3 blocks": (1, {"body": "lowres"}),
+    "TENT": (1, "tent"),
+    "target supervised": (1, "target_supervised"),
+    "ADDA": (1, "adda"),
+    "Deep CORAL": (1, "deep_coral"),
+    "calibrator constant": (1, {"body": "constant"}),
+    "calibrator translated": (1, {}),
+    "calibrator released": (1, {"mode": "released", "compat": "released", "selection": "last"}),
+    "calibrator full schedule": (2, {}),
+    "calibrator lowres": (3, {"body": "lowres", "blocks": 9}),
+    "calibrator pixel only": (3, {"loss": {"feature": 0.0}}),
+    "calibrator feature only": (3, {"loss": {"pixel": 0.0}}),
+    "calibrator last": (3, {"selection": "last"}),
+}
+# Of its configurations, in units of the value range.
+RELEASED_EPSILON = {"usps-mnist": 0.45, "mnist-usps": 0.2}
+# Its source images are a CycleGAN's, one for all seeds (`calib translate`).
+TRANSLATED = "calibrator translated"
+# The preset of the pair with the paper's constants: hours a seed.  An interrupted adaptation goes on, but a classifier
+# that was not yet trained to its end is trained anew.
+FULL_SCHEDULE = "calibrator full schedule"
+# Rows with a source classifier of their own, and what it is called: the paper's route trains it on the translations,
+# the preset for 250 or 300 epochs.
+CLASSIFIERS = {TRANSLATED: "classifier-translated", FULL_SCHEDULE: "classifier-full-schedule"}
+
+
+def cells(pairs: list[str], tier: int) -> list[tuple[str, str, int]]:
+    """(pair, row, seed), row by row, so that an interrupted run leaves whole rows."""
+    wanted = [row for row, (at, _) in ROWS.items() if at <= tier]
+    return [
+        (pair, row, seed)
+        for row in wanted
+        for pair in pairs
+        for seed in SEEDS
+        # Baselines know one label per image.
+        if not (pair.startswith("camvid") and row != "calibrator")
+    ]
+
+
+def configuration(pair: str, row: str) -> AdaptConfig:
+    """The pair's settings with what the row changes."""
+    values, changes = dict(PAIRS[pair]), ROWS[row][1]
+    if row == FULL_SCHEDULE:
+        machine = {name: values[name] for name in ("data_root", "threads", "device")}
+        values = {**PRESETS[pair]().model_dump(), **machine}
+    if isinstance(changes, str):
+        values["baselines"] = [changes]
+    else:
+        for name, value in changes.items():
+            values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
+    if values.get("compat") == "released":
+        values["epsilon"] = RELEASED_EPSILON[pair]
+    return AdaptConfig.model_validate(values)
