@@ -40,7 +40,8 @@ two kinds, not on Stable Diffusion or MVDream.
 TRIED = """
 ## What was tried
 
-Three rounds of cells, of which this page shows the third, and scratch runs that are not kept.
+Three rounds of cells, of which this page shows the third; the cells of the others are in the history.  What scratch
+runs were for is told without figures, since no script makes them again.
 
 - **Round 1** (commit 53156ec): guidance 4, products 2.5 to 10, 5 points of tolerance in tuning, 8 prompts.  Ratios of
   5.5 to 15.0, and in every row an interval of quality that reached below -5 points.  Multi-view, beta 1: 8.06 times
@@ -50,17 +51,15 @@ Three rounds of cells, of which this page shows the third, and scratch runs that
   -5.3 [-13.4, +2.0].
 - **Round 3**, this page: guidance 4 with round 2's grid, products and tolerance, and 8 further prompts, which narrow
   the intervals and had been seen by nobody.  Its guidance was taken from the two rounds before and from scratch runs on
-  "a table", "a blue object" and "a snowman" (seeds 100 to 103; beta 1 at product 10 against SDS at 5: consistent in 96
-  against 91 % of the views multi-view, 93 against 84 % camera-free).  `fsd generate` takes beta 0.5 from it by default.
-- **A learning rate that runs down** to 0, as the steps of the flow do: 84 to 92 % at guidance 4, 91 % at 7.5: no gain.
+  "a table", "a blue object" and "a snowman".  `fsd generate` takes beta 0.5 from it by default.
+- **A learning rate that runs down** to 0, as the steps of the flow do: no gain in scratch runs.
 - **Where consistency is lost** (`kind_consistency`, `colour_consistency` in the cells): the views of FSD's objects show
   the same kind, and on cars, chairs and mushrooms, whose colour the prompts leave open, another colour on another side.
-- **Shared low frequencies** ([why](../explanation/fsd.md#low-frequencies-that-all-views-share)) came from that.
-  Explored on "a house" and "a snowman", multi-view: the same colour in 88 and 88 % of the views with beta 1, 100 and
-  91 % with 2 x 2 frequencies shared, 100 and 100 % with 4 x 4, which halve the diversity and blur the house (77 %).
-  With beta 0.5 and 4 x 4 shared, product 20: 81 and 90 %.  So `fsd-shared` is beta 1 with 2 x 2.  Round 2 measured it:
-  multi-view 4.92 times [2.82, 22.78], prompt accuracy -8.5 [-23.1, +0.0], view consistency -4.6 [-15.2, +9.2]: no gain.
-  Tuned again in round 3 and not measured, as beta 0.5 was better on the held-out prompts.
+- **Shared low frequencies** ([why](../explanation/fsd.md#low-frequencies-that-all-views-share)) came from that.  In
+  scratch runs on "a house" and "a snowman" 2 x 2 of them made the colours agree, and 4 x 4 cost too much diversity, so
+  `fsd-shared` is beta 1 with 2 x 2.  Round 2 measured it: multi-view 4.92 times [2.82, 22.78], prompt accuracy -8.5
+  [-23.1, +0.0], view consistency -4.6 [-15.2, +9.2]: no gain.  Tuned again in round 3 and not measured, as beta 0.5 was
+  better on the held-out prompts.
 """
 
 # Name in the tables: key of a record, factor, digits.

@@ -30,7 +30,7 @@ steps = int(os.environ.get("STEPS", "200"))
 # %% [markdown]
 # The prior is the small diffusion model that comes with fsd, of toys in a procedural world, so that nothing is
 # downloaded. A large one in its place: `fsd.DiffusersPrior.from_pretrained("path-or-hub-id", device=device)`.
-# The prompt leaves the colour open. Six objects of 200 steps take five minutes of a CPU core.
+# The prompt leaves the colour open. Six objects of 200 steps take some minutes of a CPU core.
 
 # %%
 prior = fsd.EmbeddedPrior(device=device)
