@@ -145,7 +145,7 @@ def test_the_optimizer_has_a_rate_for_each_part_and_forgets_none():
     config = quick(field={"kind": "hash", "log2_size": 10, "background": "map"}, optim={"network_rate": 1e-4})
     scene = build_scene(config, 0)
     groups = optimizer_for(config, scene).param_groups
-    assert [group["lr"] for group in groups] == [0.03, 1e-4, 1e-3]
+    assert [group["lr"] for group in groups] == [0.1, 1e-4, 1e-3]
     assert sum(len(group["params"]) for group in groups) == len(list(scene.parameters()))
     assert all(p.ndim <= 2 for p in groups[1]["params"])
 
