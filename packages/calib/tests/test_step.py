@@ -8,7 +8,7 @@ from calib.calibrator import Calibrator
 from calib.critics import FeatureCritic, PixelCritic, draw_patch
 from calib.features import Features
 from calib.losses import calibrator_loss, critic_loss
-from calib.step import Batch, Critics, Game, Weights, average_gradients, calibrate
+from calib.step import Batch, Critics, Game, Weights, calibrate
 from torch import nn
 
 
@@ -141,12 +141,6 @@ def test_a_refused_step_moves_nobody_that_it_should_not(refused):
     assert all(torch.equal(before[name], value) for name, value in calibrator.state_dict().items())
     assert all(p.grad is None for p in calibrator.parameters())
     assert all(p.requires_grad for p in critics.parameters())
-
-
-def test_average_gradients_gives_the_norm():
-    layer = nn.Linear(2, 1, bias=False)
-    layer.weight.grad = torch.tensor([[3.0, 4.0]])
-    assert float(average_gradients(layer)) == 5.0
 
 
 def test_a_game_needs_a_critic():

@@ -8,7 +8,6 @@ import signal
 import pytest
 import torch
 from calib import translate as training
-from calib.cli import main
 from calib.cyclegan import (
     ImagePool,
     critic_loss,
@@ -28,10 +27,11 @@ from calib.translations import (
 from safetensors.torch import load_file
 from shared_core.data.arrays import ArrayImages
 from shared_core.data.open import open_dataset
+from shared_core.run.config import ConfigError
 from shared_core.run.folder import RunFolderError
 from shared_core.run.guard import NonFiniteError
 from shared_core.run.metrics import read
-from shared_core.testing import assert_same_state, gradients_agree
+from shared_core.testing import assert_same_state, gradients_agree, run_ranks
 
 
 def randn(seed, *shape):
@@ -52,15 +52,6 @@ def slow_cycle(back, images):
     pairs = list(zip(back.flatten().tolist(), images.flatten().tolist(), strict=True))
     # In [-1, 1], where a difference is twice what it is in [0, 1].
     return sum(abs((2 * a - 1) - (2 * b - 1)) for a, b in pairs) / len(pairs)
-
-
-def test_several_processes_are_refused(monkeypatch, capsys, tmp_path):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    flags = ["--source", "digits", "--target", "digits", "--steps", "1", "--out", str(tmp_path / "run")]
-    assert main(["translate", *flags]) == 2
-    said = "calib: calib translate trains in one process, and here are 2 (WORLD_SIZE): start it without torchrun\n"
-    assert capsys.readouterr().err == said
-    assert not (tmp_path / "run").exists()
 
 
 LOSSES = {
@@ -201,18 +192,50 @@ def test_a_run_is_a_function_of_the_seed_and_leaves_the_callers_generator(tmp_pa
     assert run(tmp_path / "c", seed=1)["cycle"] != run(tmp_path / "a", resume=True)["cycle"]
 
 
+def two_processes(out):
+    # A target of 12: batches of 4 that two share.
+    more = dataclasses.replace(TINY, steps=8)
+    return train_translation(SOURCE, domain(2, 130, 256, 12, 8), more, 0, out, True, device="cpu")
+
+
+def test_two_processes_equal_one(tmp_path):
+    one = two_processes(tmp_path / "one")
+    first, second = run_ranks(two_processes, 2, tmp_path / "two", timeout=120.0)
+    # Old images are in play, or the pools would not be tested.
+    assert TINY.pool < 8 * TINY.batch_size
+    for name in one.keys() - {"seconds"}:
+        assert first[name] == second[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), name
+    # What the nets make, and not their weights: a bias in front of a norm changes nothing and is left to rounding.
+    for name in ("generator", "back"):
+        a, b = (load_translation(tmp_path / run, name).generator for run in ("one", "two"))
+        images = SOURCE.images.float() / 255
+        assert (translate(a, images) - images).abs().max() > 1e-3
+        torch.testing.assert_close(translate(b, images), translate(a, images), rtol=0, atol=1e-5)
+
+
+def odd_batch(out):
+    with pytest.raises(ConfigError, match="a batch of 11 images cannot be shared evenly by 2 processes"):
+        run(out, settings=dataclasses.replace(TINY, batch_size=12))
+    return True
+
+
+def test_a_batch_that_two_cannot_share_is_refused(tmp_path):
+    assert run_ranks(odd_batch, 2, tmp_path / "run") == [True, True]
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("kind", ["signal", "crash"])
 def test_stopped_and_resumed_equals_straight(kind, tmp_path, monkeypatch):
     run(tmp_path / "straight")
     true_update, calls = training._update, []
 
-    def update(optimizer, loss):
+    def update(players, optimizer, loss):
         calls.append(1)
         if len(calls) == 6 and kind == "crash":
             raise KeyboardInterrupt
         if len(calls) == 6:
             os.kill(os.getpid(), signal.SIGTERM)
-        true_update(optimizer, loss)
+        true_update(players, optimizer, loss)
 
     monkeypatch.setattr(training, "_update", update)
     with pytest.raises(SystemExit if kind == "signal" else KeyboardInterrupt) as stopped:

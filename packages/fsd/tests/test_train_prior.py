@@ -26,10 +26,11 @@ from fsd.train_prior import average, order_of, rate, start_from, train_prior
 from fsd.world.captions import vocabulary
 from safetensors.torch import load_file
 from shared_core.run.checkpoint import load
+from shared_core.run.config import ConfigError
 from shared_core.run.folder import RunFolderError
 from shared_core.run.guard import NonFiniteError
 from shared_core.run.metrics import read
-from shared_core.testing import assert_same_state
+from shared_core.testing import assert_same_state, run_ranks
 from torch import Tensor, nn
 
 WORDS = [*vocabulary(), ","]
@@ -370,15 +371,41 @@ def test_wrong_usage(
     assert not (tmp_path / "run").exists()
 
 
-def test_several_processes_are_refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["train-prior", "--preset", "tiny", "--out", str(tmp_path / "run")]) == 2
-    said = (
-        "fsd: fsd train-prior trains in one process, and here are 2 (WORLD_SIZE): start it without torchrun\n"
-    )
-    assert capsys.readouterr().err == said
+def two_processes(variant: str, out: Path) -> dict[str, object]:
+    # A device that is not named, too: processes find each other.
+    return train_prior(quick(variant, device="auto"), out)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU auto is the GPU, and rounds otherwise")
+@pytest.mark.parametrize("variant", ["multi-view", "camera-free"])
+def test_two_processes_equal_one(runs: dict[str, Path], variant: str, tmp_path: Path) -> None:
+    first, second = run_ranks(two_processes, 2, variant, tmp_path / "two", timeout=240.0)
+    assert first == second
+    logs = [read(folder / "metrics.jsonl") for folder in (runs[variant], tmp_path / "two")]
+    for one, two in zip(*logs, strict=True):
+        assert (two["step"], two["loss"]) == (one["step"], pytest.approx(one["loss"], rel=1e-4))
+        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
+    # What the nets answer, and not their weights: a bias in front of a norm changes nothing and is left to rounding.
+    x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    answers = []
+    for folder in (runs[variant], tmp_path / "two"):
+        prior = open_prior(folder / "pipeline")
+        condition = prior.condition(prior.encode_text("a red mug"), turntable(4))
+        answers.append(prior.predict_noise(x, 0.5, condition, 1.0))
+    torch.testing.assert_close(answers[1], answers[0], rtol=0, atol=2e-3)
+    assert (tmp_path / "two" / "report.html").is_file()
+
+
+def odd_batch(out: Path) -> bool:
+    with pytest.raises(
+        ConfigError, match=r"batch of 1 objects cannot be shared evenly by 2 .* multiple of 8"
+    ):
+        train_prior(quick(batch_size=4), out)
+    return True
+
+
+def test_a_batch_that_two_processes_cannot_share_is_refused(tmp_path: Path) -> None:
+    assert run_ranks(odd_batch, 2, tmp_path / "run", timeout=240.0) == [True, True]
     assert not (tmp_path / "run").exists()
 
 

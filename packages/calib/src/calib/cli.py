@@ -42,7 +42,8 @@ def adapt(arguments: list[str]) -> int:
     parser = _parser("adapt", add_help=False, usage="calib adapt [--preset NAME] [--out DIR] [FLAGS]")
     config, out, resume = run_arguments(parser, arguments, AdaptConfig, PRESETS)
 
-    from calib.processes import is_main, leave
+    from shared_core.run.processes import is_main, leave
+
     from calib.run import run
     from calib.summary import cautions, sentence
 
@@ -165,6 +166,8 @@ def translate(arguments: list[str]) -> int:
 
     from dataclasses import replace
 
+    from shared_core.run.processes import is_main, leave
+
     from calib.config import AdaptConfig
     from calib.data import open_domain
     from calib.trained import cell_folders, open_trained
@@ -185,15 +188,17 @@ def translate(arguments: list[str]) -> int:
     with sentences("calib") as failed:
         train_translation(source, target, settings, given.seed, given.out, given.resume, given.device)
         with user_errors():
-            translation = load_translation(given.out)
-            count = write_translations(translation, source, given.out)
-            print(f"wrote {count} images: calib adapt --translated imagefolder:{given.out} ...")
-            if judge is not None:
-                flips = label_flips(judge, source, translation)
-                print(
-                    f"named otherwise than their label: {flips['before']:.2f} % before, {flips['after']:.2f} % after "
-                    "(a changed digit or a strange style)"
-                )
+            if is_main():
+                translation = load_translation(given.out)
+                count = write_translations(translation, source, given.out)
+                print(f"wrote {count} images: calib adapt --translated imagefolder:{given.out} ...")
+                if judge is not None:
+                    flips = label_flips(judge, source, translation)
+                    print(
+                        f"named otherwise than their label: {flips['before']:.2f} % before, "
+                        f"{flips['after']:.2f} % after (a changed digit or a strange style)"
+                    )
+        leave()
     return int(bool(failed))
 
 

@@ -26,6 +26,7 @@ from shared_core.run.config import user_errors
 from shared_core.run.device import choose_device
 from shared_core.run.folder import RunFolder
 from shared_core.run.metrics import MetricsLog, cut_back
+from shared_core.run.processes import is_main
 from shared_core.run.result import check_result
 from shared_core.run.seal import check_seal, seal, unseal, write_sealed
 from shared_core.run.weights import save_weights
@@ -39,7 +40,7 @@ from calib.comparison import all_images, baseline_rows
 from calib.config import AdaptConfig
 from calib.data import Domains, normalization, open_domains
 from calib.evaluate import both_domains, four_numbers, latency_ratio
-from calib.processes import is_main, join
+from calib.processes import join
 from calib.source_classifier import build_classifier, the_classifier
 from calib.step import Weights
 from calib.views import Views

@@ -9,6 +9,7 @@ from typing import cast
 import torch
 import torch.distributed as dist
 from shared_core.data.masks import ArrayMasks
+from shared_core.run.processes import is_main
 from shared_core.run.seal import check_seal, seal
 from shared_core.run.weights import read_weights, save_weights
 from torch import nn
@@ -17,7 +18,6 @@ from torch.utils.data import Dataset
 from calib.classifiers import Normalized, open_classifier
 from calib.config import AdaptConfig
 from calib.data import Domains, normalization
-from calib.processes import is_main
 from calib.segmentation import SegmenterSettings, tiny_segmenter, train_segmenter
 from calib.streets import SceneFiles
 from calib.supervised import train_classifier

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
-from shared_core.ops.gather import world_size
+from shared_core.ops.gradients import average_gradients
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -248,23 +248,6 @@ class Game:
         self.calibrator_optimizer.zero_grad()
         self.critics_optimizer.zero_grad()
         return {name: part.detach() for name, part in parts.items()}
-
-
-def average_gradients(module: nn.Module) -> Float[Tensor, ""]:
-    """Averages the gradients over all processes, in one message; returns their norm.
-
-    In place of DistributedDataParallel, which wants one forward pass before each backward pass: here the critics
-    judge four groups, and the calibrator's gradient passes through them.
-    """
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    if world_size() > 1:
-        torch.distributed.all_reduce(flat)
-        flat /= world_size()
-        parts = flat.split([gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
-    return flat.float().norm()
 
 
 @contextmanager

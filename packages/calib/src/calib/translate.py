@@ -13,24 +13,29 @@ What is known to go wrong: nothing in the losses keeps a digit the digit it was.
 ones and undo it on the way back, the more so where the two domains hold classes in different shares; long training
 and critics that see whole images make it worse.  So measure :func:`calib.translations.label_flips` first.
 
-One process and one device; what a step sees is a pure function of (seed, step), so that a resumed training equals
-a straight one bit for bit.
+What a step sees is a pure function of (seed, step), so that a resumed training equals a straight one bit for bit.
+Processes of a torchrun share each batch, and all keep the same pools of old images: several learn what one does.
 """
 
 import os
 import time
 from collections.abc import Iterator, Sized
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import torch
+from accelerate import Accelerator
 from shared_core.data.augment import to_float
 from shared_core.data.loader import KeyedDataset, make_loader
 from shared_core.data.preprocess import Preprocess
 from shared_core.data.sampling import Batches, shuffled_plan
+from shared_core.ops.gather import all_gather
+from shared_core.ops.gradients import average_gradients
 from shared_core.run import checkpoint
 from shared_core.run.atomic import read_json, write_json
-from shared_core.run.device import choose_device, one_process
+from shared_core.run.config import ConfigError
+from shared_core.run.device import choose_device
 from shared_core.run.folder import RunFolder
 from shared_core.run.guard import FiniteGuard
 from shared_core.run.metrics import MetricsLog, cut_back
@@ -41,6 +46,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from calib.cyclegan import ImagePool, critic_loss, cycle_loss, generator, generator_loss, patch_critic
+from calib.processes import join
 
 
 @dataclass(frozen=True)
@@ -116,15 +122,27 @@ def train_translation(
     Labels are not read.  The folder gets `generator.safetensors` (source to target), `back.safetensors`,
     metrics.jsonl, checkpoints and result.json.  With `resume` an unfinished run goes on, a finished one is read.
 
-    Raises ValueError for a folder that cannot be used, fewer images than a batch or several processes,
-    NonFiniteError, and SystemExit 130 or 143, after saving, when the process was told to stop.
+    Raises ValueError for a folder or device that cannot be used, ConfigError for a batch that the processes cannot
+    share evenly, NonFiniteError, and SystemExit 130 or 143, after saving, when a process was told to stop.
     """
-    one_process("calib translate")
+    choose_device(device)
+    accelerator = join(device, "fp32")
+    sizes = [min(settings.batch_size, len(cast(Sized, data))) for data in (source, target)]
+    for batch in sizes:
+        if batch % accelerator.num_processes:
+            raise ConfigError(
+                f"a batch of {batch} images cannot be shared evenly by {accelerator.num_processes} processes"
+            )
     folder = RunFolder(out)
     if resume and folder.finished():
         return read_json(folder.result)
-    with folder.open({**asdict(settings), "seed": seed}, resume=resume, ignore=("workers", "log_every")):
-        return _train(source, target, settings, seed, folder, choose_device(device))
+    opened: AbstractContextManager[Any] = nullcontext()
+    if accelerator.is_main_process:
+        values = {**asdict(settings), "seed": seed}
+        opened = folder.open(values, resume=resume, ignore=("workers", "log_every"))
+    with opened:
+        accelerator.wait_for_everyone()
+        return _train(source, target, settings, seed, folder, accelerator)
 
 
 def _train(
@@ -133,9 +151,9 @@ def _train(
     settings: TranslateSettings,
     seed: int,
     folder: RunFolder,
-    device: torch.device,
+    accelerator: Accelerator,
 ) -> dict[str, Any]:
-    s = settings
+    s, device, main = settings, accelerator.device, accelerator.is_main_process
 
     # nets: their first values depend on the seed alone
     with torch.random.fork_rng():
@@ -150,9 +168,11 @@ def _train(
         ).to(device)
     forth, back = nets["forth"], nets["back"]
     source_critic, target_critic = nets["source_critic"], nets["target_critic"]
-    made_by = [*forth.parameters(), *back.parameters()]
-    critics = [*source_critic.parameters(), *target_critic.parameters()]
-    optimizers = [torch.optim.Adam(p, s.learning_rate, betas=(0.5, 0.999)) for p in (made_by, critics)]
+    generators, critics = nn.ModuleList([forth, back]), nn.ModuleList([source_critic, target_critic])
+    optimizers = [
+        torch.optim.Adam(players.parameters(), s.learning_rate, betas=(0.5, 0.999))
+        for players in (generators, critics)
+    ]
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(o, lambda step: min(1.0, 2 * (1 - step / s.steps)))
         for o in optimizers
@@ -170,20 +190,20 @@ def _train(
         found = checkpoint.load(folder.checkpoints)
         checkpoint.restore(found, saved, ("seconds", "last"))
         step, seconds, last = found.step, found.state["seconds"], found.state["last"]
-    cut_back(folder.metrics, step)
-    streams = [_stream(data, s, seed + i, step) for i, data in enumerate((source, target))]
+    if main:
+        cut_back(folder.metrics, step)
+    streams = [_stream(data, s, seed + i, step, accelerator) for i, data in enumerate((source, target))]
     begun = time.perf_counter() - seconds
-    bar = tqdm(total=s.steps, initial=step, desc="translate", disable=None, leave=False)
+    bar = tqdm(total=s.steps, initial=step, desc="translate", disable=None if main else True, leave=False)
 
-    with StopFlag() as stop, MetricsLog(folder.metrics) as log, bar:
+    with StopFlag() as stop, MetricsLog(folder.metrics) if main else nullcontext() as log, bar:
         while step < s.steps:
             started = time.perf_counter()
             x, y = (to_float(next(stream).to(device)) for stream in streams)
 
             # generators: fool both critics, come back to where they started, leave their own output domain alone
             nets.requires_grad_(True)
-            for critic in (source_critic, target_critic):
-                critic.requires_grad_(False)
+            critics.requires_grad_(False)
             fake_target, same_target = forth(torch.cat([x, y])).split([len(x), len(y)])
             fake_source, same_source = back(torch.cat([y, x])).split([len(y), len(x)])
             parts = {
@@ -194,26 +214,31 @@ def _train(
                 "identity": s.identity_weight * (cycle_loss(same_source, x) + cycle_loss(same_target, y)),
             }
             guard.accepts(parts, step + 1)
-            _update(optimizers[0], torch.stack(list(parts.values())).sum())
+            _update(generators, optimizers[0], torch.stack(list(parts.values())).sum())
 
             # critics: real images against made ones, old and new
-            for critic in (source_critic, target_critic):
-                critic.requires_grad_(True)
-            old_source, old_target = pools[0].swap(fake_source, step), pools[1].swap(fake_target, step)
+            critics.requires_grad_(True)
+            old_source, old_target = (
+                _own(pool.swap(all_gather(fake.detach()), step), accelerator)
+                for pool, fake in zip(pools, (fake_source, fake_target), strict=True)
+            )
             verdicts = {
                 "critic_source": critic_loss(source_critic(x), source_critic(old_source)),
                 "critic_target": critic_loss(target_critic(y), target_critic(old_target)),
             }
             guard.accepts(verdicts, step + 1)
-            _update(optimizers[1], torch.stack(list(verdicts.values())).sum())
+            _update(critics, optimizers[1], torch.stack(list(verdicts.values())).sum())
             for schedule in schedules:
                 schedule.step()
             step += 1
             bar.update()
 
             if step % s.log_every == 0 or step == s.steps:
-                last = {name: part.item() for name, part in {**parts, **verdicts}.items()}
-                log.log(step, **last, time={"step_seconds": time.perf_counter() - started})
+                named = {name: part.detach() for name, part in {**parts, **verdicts}.items()}
+                means = accelerator.reduce(torch.stack(list(named.values())), "mean")
+                last = dict(zip(named, means.tolist(), strict=True))
+                if log is not None:
+                    log.log(step, **last, time={"step_seconds": time.perf_counter() - started})
             stopped = stop.agreed()
             if stopped or step % s.checkpoint_every == 0 or step == s.steps:
                 state = {"seconds": time.perf_counter() - begun, "last": last}
@@ -221,17 +246,22 @@ def _train(
             if stopped and step < s.steps:
                 raise SystemExit(stop.exit_code)
 
-    save_weights(forth, folder.path / "generator.safetensors")
-    save_weights(back, folder.path / "back.safetensors")
     result = {"steps": step, "seed": seed, **last, "seconds": time.perf_counter() - begun}
-    write_json(folder.result, result)
+    if main:
+        save_weights(forth, folder.path / "generator.safetensors")
+        save_weights(back, folder.path / "back.safetensors")
+        write_json(folder.result, result)
+    accelerator.wait_for_everyone()
     return result
 
 
-def _stream(data: Dataset, settings: TranslateSettings, seed: int, step: int) -> Iterator[Tensor]:
-    """Batches without end from batch number `step` on, fitted to the generator."""
+def _stream(
+    data: Dataset, settings: TranslateSettings, seed: int, step: int, accelerator: Accelerator
+) -> Iterator[Tensor]:
+    """This process's parts of batches without end, from batch number `step` on, fitted to the generator."""
     size = len(cast(Sized, data))
-    batches = Batches(shuffled_plan(size, min(settings.batch_size, size), seed))
+    plan = shuffled_plan(size, min(settings.batch_size, size), seed)
+    batches = Batches(plan, accelerator.process_index, accelerator.num_processes)
     batches.seek(step // len(batches), step % len(batches))
     keyed = KeyedDataset(data, seed, transform=fitting(settings.size, settings.channels).fit)
     loader = make_loader(keyed, batches, settings.workers)
@@ -245,7 +275,13 @@ def fitting(size: int, channels: int) -> Preprocess:
     return Preprocess(size, channels, (0.0,) * channels, (1.0,) * channels, crop=False)
 
 
-def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+def _own(images: Tensor, accelerator: Accelerator) -> Tensor:
+    """This process's part of images that all have."""
+    return images.chunk(accelerator.num_processes)[accelerator.process_index]
+
+
+def _update(players: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad()
     loss.backward()
+    average_gradients(players)
     optimizer.step()

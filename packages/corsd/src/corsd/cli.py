@@ -32,7 +32,9 @@ def train(arguments: list[str]) -> int:
     parser = _parser("train", add_help=False, usage="corsd train [--preset NAME] [--out DIR] [FLAGS]")
     config, out, resume = run_arguments(parser, arguments, TrainConfig, PRESETS)
 
-    from corsd.run import is_main, leave, run
+    from shared_core.run.processes import is_main, leave
+
+    from corsd.run import run
     from corsd.summary import sentence
 
     out = resume or out or free_folder(f"corsd-{short_name(config.data)}")

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
-from shared_core.ops.gather import rank
 from shared_core.run.config import user_errors
+from shared_core.run.device import means_cpu
 from shared_core.run.folder import RunFolder
 from shared_core.run.metrics import MetricsLog, cut_back
+from shared_core.run.processes import is_main
 from shared_core.run.result import check_result
 from shared_core.run.seal import seal, unseal, write_sealed
 
@@ -114,23 +114,11 @@ def open_accelerator(config: TrainConfig) -> Accelerator:
         raise ValueError(f"device is {config.device!r}; it must be auto, cpu, cuda, cuda:N or mps")
     if not present[kind]:
         raise ValueError(f"device is {config.device!r}, but torch finds no {kind} here; choose auto or cpu")
-    on_cpu = kind == "cpu" or (kind == "auto" and not (present["cuda"] or present["mps"]))
-    if config.precision == "fp16" and on_cpu:
+    if config.precision == "fp16" and means_cpu(config.device):
         raise ValueError("precision fp16 needs a GPU; choose bf16 or fp32 on a CPU")
     if config.device not in ("auto", "cpu"):
         os.environ["ACCELERATE_TORCH_DEVICE"] = config.device
-    return Accelerator(cpu=config.device == "cpu", mixed_precision=train.PRECISION[config.precision])
-
-
-def is_main() -> bool:
-    """Whether this process writes files."""
-    return rank() == 0
-
-
-def leave() -> None:
-    """Part from the other processes, if there are any."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    return Accelerator(cpu=means_cpu(config.device), mixed_precision=train.PRECISION[config.precision])
 
 
 def log_cell(metrics: Path, number: int, result: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from shared_core.data.sampling import Batches, Plan, shuffled_plan
 from shared_core.ops.gather import rank, world_size
 from shared_core.run import checkpoint
 from shared_core.run.atomic import read_json, write_json
+from shared_core.run.device import means_cpu
 from shared_core.run.folder import RunFolder
 from shared_core.run.guard import FiniteGuard
 from shared_core.run.metrics import MetricsLog, cut_back
@@ -68,7 +69,7 @@ def train_cell(config: TrainConfig, seed: int, out: Path, resume: bool = False) 
         return read_json(folder.result)
     if config.device not in ("auto", "cpu"):
         os.environ.setdefault("ACCELERATE_TORCH_DEVICE", config.device)
-    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=PRECISION[config.precision])
+    accelerator = Accelerator(cpu=means_cpu(config.device), mixed_precision=PRECISION[config.precision])
     if not accelerator.is_main_process:
         return _train(config, seed, folder, resume, accelerator)
     with folder.open({**config.model_dump(mode="json"), "seeds": [seed], "controls": []}, resume=resume):

@@ -165,17 +165,21 @@ def train_prior(arguments: list[str]) -> int:
     parser = command_parser("fsd", "train-prior", add_help=False, usage=usage)
     config, out, resume = run_arguments(parser, arguments, PriorConfig, PRESETS)
 
+    from shared_core.run.processes import is_main, leave
+
     from fsd.train_prior import train_prior as train
 
     out = resume or out or free_folder(f"prior-{config.variant}")
     with sentences("fsd") as failed, user_errors():
         result = train(config, out, bool(resume))
-        print(
-            f"loss {result['loss']:.4f}",
-            f"pipeline {out / 'pipeline'}",
-            f"open {out / 'report.html'}",
-            sep="\n",
-        )
+        if is_main():
+            print(
+                f"loss {result['loss']:.4f}",
+                f"pipeline {out / 'pipeline'}",
+                f"open {out / 'report.html'}",
+                sep="\n",
+            )
+        leave()
     return int(bool(failed))
 
 

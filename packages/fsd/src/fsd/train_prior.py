@@ -15,11 +15,14 @@ Sides are learned last, as only a few pixels and few captions tell of them: `sid
 a front drawn more often.
 
 The learning rate is constant until the last part of the run, so that a resumed run may be made longer.  What a step
-does is a function of seed and step alone, and a run that was interrupted goes on bit for bit.
+does is a function of seed and step alone, and a run that was interrupted goes on bit for bit.  Processes of a torchrun
+share each batch: all draw the noise of the whole one, so that several learn what one does.
 """
 
 import copy
+import os
 import time
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +31,12 @@ import torch
 from accelerate import Accelerator
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from jaxtyping import Int
+from shared_core.ops.gradients import average_gradients
 from shared_core.run import checkpoint
 from shared_core.run import metrics as records
 from shared_core.run.atomic import read_json, write_json
-from shared_core.run.device import choose_device, one_process
+from shared_core.run.config import ConfigError
+from shared_core.run.device import choose_device, means_cpu
 from shared_core.run.folder import RunFolder
 from shared_core.run.guard import check_finite
 from shared_core.run.metrics import MetricsLog, cut_back
@@ -62,22 +67,38 @@ _MAY_CHANGE = ("steps", "threads", "pictures", "device", "precision")
 def train_prior(config: PriorConfig, out: Path, resume: bool = False) -> dict[str, Any]:
     """Trains into the run folder `out`, or goes on with what is there; the result.
 
-    Raises ValueError for a device that is not here or several processes, RunFolderError for a folder that is in use
-    or was begun with another configuration, NonFiniteError for a loss that is not finite, SystemExit after saving
-    when the process is told to stop.
+    Raises ValueError for a device that is not here, ConfigError for a batch that the processes cannot share evenly,
+    RunFolderError for a folder that is in use or was begun with another configuration, NonFiniteError for a loss that
+    is not finite, SystemExit after saving when a process is told to stop.
     """
-    one_process("fsd train-prior")
+    choose_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if config.device not in ("auto", "cpu"):
+        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", config.device)
+    accelerator = Accelerator(
+        cpu=means_cpu(config.device),
+        mixed_precision="no" if config.precision == "fp32" else config.precision,
+    )
+    objects = config.batch_size // config.views
+    if objects % accelerator.num_processes:
+        raise ConfigError(
+            f"a batch of {objects} objects cannot be shared evenly by {accelerator.num_processes} processes; give a "
+            f"batch size that is a multiple of {config.views * accelerator.num_processes}"
+        )
     folder = RunFolder(out)
-    # A finished run may be made longer: its schedule is constant up to where the last part began.
-    if resume and folder.finished() and _steps_done(folder) < config.steps:
-        folder.result.unlink()
-    with folder.open(config, resume=resume, ignore=_MAY_CHANGE):
-        return _train(config, folder)
+    with ExitStack() as opened:
+        if accelerator.is_main_process:
+            # A finished run may be made longer: its schedule is constant up to where the last part began.
+            if resume and folder.finished() and _steps_done(folder) < config.steps:
+                folder.result.unlink()
+            opened.enter_context(folder.open(config, resume=resume, ignore=_MAY_CHANGE))
+        accelerator.wait_for_everyone()
+        return _train(config, folder, accelerator)
 
 
-def _train(config: PriorConfig, folder: RunFolder) -> dict[str, Any]:
+def _train(config: PriorConfig, folder: RunFolder, accelerator: Accelerator) -> dict[str, Any]:
+    device, main = accelerator.device, accelerator.is_main_process
     # networks: their first values depend on the seed alone
     torch.manual_seed(config.seed)
     pipeline = build_pipeline(
@@ -92,10 +113,6 @@ def _train(config: PriorConfig, folder: RunFolder) -> dict[str, Any]:
         start_from(config.start, pipeline)
     if config.views > 1:
         join_views(pipeline.unet, config.views)
-    device = choose_device(config.device)
-    mixed = Accelerator(
-        cpu=device.type == "cpu", mixed_precision="no" if config.precision == "fp32" else config.precision
-    )
     nets = nn.ModuleDict({"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}).train().to(device)
     averaged = copy.deepcopy(nets).requires_grad_(False).eval()
     optimizer = torch.optim.AdamW(
@@ -117,13 +134,20 @@ def _train(config: PriorConfig, folder: RunFolder) -> dict[str, Any]:
         found = checkpoint.load(folder.checkpoints)
         checkpoint.restore(found, saved, ("seconds",))
         step, seconds = found.step, found.state["seconds"]
-    cut_back(folder.metrics, step)
-    begun = time.process_time() - seconds
+    if main:
+        cut_back(folder.metrics, step)
+    begun = time.process_time() - (seconds if main else 0.0)
+    # the part of a batch's objects that is this process's
+    share = config.batch_size // config.views // accelerator.num_processes
+    mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+    rows = slice(mine.start * config.views, mine.stop * config.views)
     pages = config.chunk // config.batch_size
     chunk_number, chunk, texts = -1, None, None
 
-    bar = tqdm(total=config.steps, initial=step, desc=folder.path.name, disable=None, leave=False)
-    with StopFlag() as stop, bar, MetricsLog(folder.metrics) as log:
+    bar = tqdm(
+        total=config.steps, initial=step, desc=folder.path.name, disable=None if main else True, leave=False
+    )
+    with StopFlag() as stop, bar, MetricsLog(folder.metrics) if main else nullcontext() as log:
         while step < config.steps:
             # a batch: the pages of a chunk in an order of their own, each time it comes round
             generator = torch.Generator().manual_seed(1_000_000_007 * (config.seed + 1) + step)
@@ -145,17 +169,18 @@ def _train(config: PriorConfig, folder: RunFolder) -> dict[str, Any]:
             inputs = {"sample": noisy, "timestep": level}
             if config.views > 1:
                 inputs["class_labels"] = chunk.cameras[chosen].flatten(0, 1)
-            inputs = {name: value.to(device) for name, value in inputs.items()}
-            with mixed.autocast():
-                words = nets["text_encoder"](texts[chosen].flatten(0, 1).to(device))[0]
+            inputs = {name: value[rows].to(device) for name, value in inputs.items()}
+            with accelerator.autocast():
+                words = nets["text_encoder"](texts[chosen[mine]].flatten(0, 1).to(device))[0]
                 out = nets["unet"](**inputs, encoder_hidden_states=words, return_dict=False)[0]
-            loss = mse_loss(out.float(), target.to(device))
+            loss = mse_loss(out.float(), target[rows].to(device))
             check_finite({"loss": loss}, step + 1)
 
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * rate(step, config)
             optimizer.zero_grad()
             loss.backward()
+            average_gradients(nets)
             norm = nn.utils.clip_grad_norm_(nets.parameters(), config.clip_norm)
             optimizer.step()
             average(averaged, nets, min(config.ema, (1 + step) / (10 + step)))
@@ -163,15 +188,19 @@ def _train(config: PriorConfig, folder: RunFolder) -> dict[str, Any]:
             bar.update()
 
             if step % config.log_every == 0 or step in (1, config.steps):
-                used = time.process_time() - begun
-                log.log(step, loss=loss.item(), grad_norm=norm.item(), time={"core_seconds": used})
-            if stop.stopped or step % config.checkpoint_every == 0 or step == config.steps:
-                seconds = time.process_time() - begun
+                mean = accelerator.reduce(loss.detach(), "mean").item()
+                used = used_everywhere(accelerator, begun)
+                if log is not None:
+                    log.log(step, loss=mean, grad_norm=norm.item(), time={"core_seconds": used})
+            stopped = stop.agreed()
+            if stopped or step % config.checkpoint_every == 0 or step == config.steps:
+                seconds = used_everywhere(accelerator, begun)
                 checkpoint.save(folder.checkpoints, step, saved, {"seconds": seconds})
-            if step % config.sample_every == 0 or step == config.steps:
+            if main and (step % config.sample_every == 0 or step == config.steps):
                 show(config, with_networks(pipeline, averaged), folder, step)
-            if stop.stopped and step < config.steps:
+            if stopped and step < config.steps:
                 raise SystemExit(stop.exit_code)
+    accelerator.wait_for_everyone()
     result = {
         "variant": config.variant,
         "steps": step,
@@ -183,9 +212,16 @@ def _train(config: PriorConfig, folder: RunFolder) -> dict[str, Any]:
         "core_seconds": seconds,
         "seed": config.seed,
     }
-    write_json(folder.result, result)
-    report(config, folder, result)
+    if main:
+        write_json(folder.result, result)
+        report(config, folder, result)
     return result
+
+
+def used_everywhere(accelerator: Accelerator, begun: float) -> float:
+    """Core-seconds of all processes; every process has to ask."""
+    used = torch.tensor(time.process_time() - begun, device=accelerator.device)
+    return accelerator.reduce(used, "sum").item()
 
 
 def start_from(path: str, pipeline: StableDiffusionPipeline) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import multiprocessing
+import os
 import pickle
 import sys
 import tempfile
@@ -30,7 +31,7 @@ def gradients_agree(function: Callable[..., Tensor], *inputs: Tensor) -> None:
 
 
 def run_ranks(function: Callable[..., Any], world: int = 2, *args: Any, timeout: float = 60.0) -> list[Any]:
-    """Calls `function(*args)` in `world` processes joined by gloo, and returns what each rank returned.
+    """Calls `function(*args)` in `world` processes, joined by gloo as under torchrun; what each rank returned.
 
     `function` stands at the top level of a file; arguments and results are pickled.  Each process uses one
     thread.  Raises RuntimeError with the traceback of the first rank that fails, TimeoutError after `timeout`
@@ -95,6 +96,9 @@ def _rank_main(
     import torch.distributed as dist
 
     torch.set_num_threads(1)
+    # What torchrun tells its processes: accelerate looks here.
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+    os.environ.update(WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
     try:
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
         spec = importlib.util.spec_from_file_location(f"_ranks_{Path(source).stem}", source)

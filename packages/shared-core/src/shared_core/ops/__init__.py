@@ -5,11 +5,13 @@ from shared_core.ops.divergence import entropy, kl_divergence, soft_cross_entrop
 from shared_core.ops.features import FeatureCapture
 from shared_core.ops.freeze import changed, checksums, digest
 from shared_core.ops.gather import all_gather, rank, world_size
+from shared_core.ops.gradients import average_gradients
 
 # The function `freeze` stays in its module: here it would hide the module of that name.
 __all__ = [
     "FeatureCapture",
     "all_gather",
+    "average_gradients",
     "changed",
     "checksums",
     "digest",

@@ -1,19 +1,6 @@
-"""The device that a run was told to use, and whether it has processes beside it."""
-
-import os
+"""The device that a run was told to use."""
 
 import torch
-
-from shared_core.run.config import ConfigError
-
-
-def one_process(command: str) -> None:
-    """Raises ConfigError if torchrun started several processes of a command that trains in one."""
-    world = os.environ.get("WORLD_SIZE", "1")
-    if world != "1":
-        raise ConfigError(
-            f"{command} trains in one process, and here are {world} (WORLD_SIZE): start it without torchrun"
-        )
 
 
 def choose_device(name: str) -> torch.device:
@@ -25,3 +12,13 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
         raise ValueError(f"device {name!r} is not here ({first}); choose auto or cpu") from error
+
+
+def means_cpu(name: str) -> bool:
+    """Whether a device's name comes to the CPU here.
+
+    Accelerate has to be told: without a GPU, and not told, it takes each process of a torchrun for the only one.
+    """
+    return name == "cpu" or (
+        name == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    )

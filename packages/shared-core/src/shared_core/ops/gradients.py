@@ -1,0 +1,25 @@
+"""The mean of gradients over the processes of a distributed run, for training without DistributedDataParallel."""
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from shared_core.ops.gather import world_size
+
+
+def average_gradients(module: nn.Module) -> Float[Tensor, ""]:
+    """Averages the gradients over all processes, in one message; returns their norm.
+
+    In place of DistributedDataParallel, which wants one forward pass before each backward pass: nets that play against
+    each other have several.  Every process must have gradients for the same parameters.
+    """
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    if world_size() > 1:
+        dist.all_reduce(flat)
+        flat /= world_size()
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+    return flat.float().norm()
