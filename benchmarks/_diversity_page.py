@@ -122,7 +122,7 @@ def load(root: Path, settings: Path, weights: Path | None = None) -> Found:
     """Reads the cells; what was made with other weights or settings is left out and listed."""
     chosen = plan.read_settings(settings)
     known = {prior: cells.weights_hash(prior, weights) for prior in plan.PRIORS}
-    main = plan.main_cells(2, chosen)
+    main = plan.main_cells(max(plan.PROMPTS.values()), chosen)
     ablated = plan.ablation_cells(chosen)
     several = [cell for own in ablated.values() for cell in own if cell.group == "ablations"]
     ignored = cells.foreign([*main, *several], known, root)
