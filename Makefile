@@ -1,7 +1,7 @@
 # What a person does here.  `make help` lists the targets.
 #   P=corsd               only this package (a folder of packages/)
 #   GPU=1                 make test: the GPU tests must run instead of being skipped
-#   QUICK=1               make bench: small sizes, for a smoke test
+#   QUICK=1               make bench: small sizes, for a smoke test; make test: without the tests marked slow
 #   PYTHON=/path/python   the interpreter to build the environment with
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -37,7 +37,7 @@ demo: .venv/.ready  ## train each method on its embedded data and write runs/dem
 test: .venv/.ready  ## run the tests (P=corsd: one package, GPU=1: demand a GPU)
 	@export OMP_NUM_THREADS=1 $(if $(GPU),REQUIRE_GPU=1); status=0; \
 	$(py) -m pytest -q -m compile -n auto --maxprocesses=4 $(folders) || case $$? in 5) ;; 4) exit 4;; *) status=1;; esac; \
-	$(py) -m pytest -q -m "not compile" -n auto --maxprocesses=4 $(shapes) $(folders) || status=1; \
+	$(py) -m pytest -q -m "not compile$(if $(QUICK), and not slow)" -n auto --maxprocesses=4 $(shapes) $(folders) || status=1; \
 	exit $$status
 
 check: .venv/.ready  ## lint, types, import contracts, dependencies, lock file, workflows

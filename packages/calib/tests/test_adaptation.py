@@ -225,6 +225,7 @@ adapt(model(), toy(), toy(shift=0.3), steps=200, out={out!r}, resume=True, log_e
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_goes_on(tmp_path, how):
     out = tmp_path / "run"

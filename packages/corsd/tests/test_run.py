@@ -98,6 +98,7 @@ def test_one_training_is_the_run_folder_itself_and_resumes_when_finished(tmp_pat
     assert run(tiny(method="ce"), tmp_path / "one", resume=True) == result
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_like_a_straight_one(tmp_path: Path, one_thread: None) -> None:
     config = tiny(controls=["ce"], epochs=6, checkpoint_every=5)
     file, killed = tmp_path / "config.yaml", tmp_path / "killed"
