@@ -54,11 +54,11 @@ in the history.  What scratch runs were for is told without figures, since no sc
   "a table", "a blue object" and "a snowman".  `fsd generate` takes beta 0.5 from it by default.
 - **Beta 0.25**, on the camera-free prior alone, because round 3 missed its goal there: ten times SDS's distance by beta
   0.5 where 1.33 is asked, with too little consistency.  Its product was tuned on the held-out prompts like the others,
-  and eight further prompts were written down and committed (aad1468) before it was measured, so that there are some that
-  had no part in the choice of beta.  On these eight it reaches the goal; over all 24 the interval of view consistency
-  ends a little below what the goal allows, for beta 0.5 as well.  What is lost there is lost on prompts that leave the
-  colour or the kind open ("a mushroom", "a red object", "a purple object"): each view of this prior is drawn for itself,
-  so that nothing but the shared noise makes two sides agree.
+  and eight further prompts were written down and committed (aad1468) before it was measured, so that some had no part
+  in the choice of beta.  On these eight it reaches the goal; over all 24 the interval of view consistency ends a little
+  below what the goal allows, for beta 0.5 as well.  What is lost there is lost on prompts that leave the colour or the
+  kind open ("a mushroom", "a red object", "a purple object"): each view of this prior is drawn for itself, so that
+  nothing but the shared noise makes two sides agree.
 - **A learning rate that runs down** to 0, as the steps of the flow do: no gain in scratch runs.
 - **Where consistency is lost** (`kind_consistency`, `colour_consistency` in the cells): the views of FSD's objects show
   the same kind, and on cars, chairs and mushrooms, whose colour the prompts leave open, another colour on another side.
