@@ -82,6 +82,7 @@ def test_adapt_help_names_all_presets_and_few_flags(capsys: pytest.CaptureFixtur
         (["translate", "--source", "digits"], "required: --target, --out"),
         (["translate", "--source", "digits", "--target", "digitz", "--out", "x"], "no data set 'digitz'"),
         (["translate", "--source", "digits", "--target", "digits", "--out", "x", "--size", "30"], "size=30"),
+        (["translate", "--source", "digits", "--target", "digits", "--out", "x", "--device", "gpu"], "'gpu'"),
         (["export", "nowhere", "--out", "x", "--format", "tflite"], "invalid choice: 'tflite'"),
         (["report", "nowhere"], "nowhere"),
         (["readapt"], "there is no command 'readapt'"),

@@ -166,6 +166,7 @@ def translate(arguments: list[str]) -> int:
 
     from dataclasses import replace
 
+    from shared_core.run.device import choose_device
     from shared_core.run.processes import is_main, leave
 
     from calib.config import AdaptConfig
@@ -182,6 +183,7 @@ def translate(arguments: list[str]) -> int:
             f"steps={settings.steps}, size={settings.size}; give 1 or more, and a multiple of 4 from 8 on"
         )
     with user_errors():
+        choose_device(given.device)
         config = AdaptConfig.model_validate({"data_root": given.data_root})
         source, target = (open_domain(config, spec, "train") for spec in (given.source, given.target))
         judge = None if given.judge is None else open_trained(cell_folders(given.judge)[0]).model.classifier
