@@ -36,7 +36,7 @@ demo: .venv/.ready  ## train each method on its embedded data and write runs/dem
 # pytest's exit codes: 5 is "no test found", 4 that what was demanded is not there.
 test: .venv/.ready  ## run the tests (P=corsd: one package, GPU=1: demand a GPU)
 	@export OMP_NUM_THREADS=1 $(if $(GPU),REQUIRE_GPU=1); status=0; \
-	$(py) -m pytest -q -m compile -n auto --maxprocesses=4 $(folders) || case $$? in 5) ;; 4) exit 4;; *) status=1;; esac; \
+	$(py) -m pytest -q -m "compile$(if $(QUICK), and not slow)" -n auto --maxprocesses=4 $(folders) || case $$? in 5) ;; 4) exit 4;; *) status=1;; esac; \
 	$(py) -m pytest -q -m "not compile$(if $(QUICK), and not slow)" -n auto --maxprocesses=4 $(shapes) $(folders) || status=1; \
 	exit $$status
 

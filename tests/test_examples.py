@@ -35,7 +35,13 @@ def test_every_example_is_listed_and_short() -> None:
     assert {name: n for name, n in lengths.items() if n >= (120 if "/" in name else 80)} == {}
 
 
-@pytest.mark.parametrize("name", SAID)
+# One of each method always, the others with the slow tests.
+ALWAYS = ("corsd_loop.py", "fsd_loop.py", "calib_attach.py")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in SAID]
+)
 def test_an_example_runs(name: str, tmp_path: Path) -> None:
     steps, said = SAID[name]
     command = [sys.executable, str(EXAMPLES / name), *([] if "/" in name else [steps])]

@@ -8,7 +8,12 @@ from typing import NamedTuple
 import pytest
 from cases import METHODS, Ended, Runner, Straight, copy, count, outcome, resume, start
 
-DAMAGES = ("truncated", "flipped", "emptied")
+# A flipped bit is the hardest to notice, so it is tried always.
+DAMAGES = (
+    pytest.param("truncated", marks=pytest.mark.slow),
+    "flipped",
+    pytest.param("emptied", marks=pytest.mark.slow),
+)
 
 
 class Stopped(NamedTuple):

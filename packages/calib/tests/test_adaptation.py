@@ -124,6 +124,7 @@ def squares(half, n=40):
     return ArrayImages(images, torch.arange(n) % 2)
 
 
+@pytest.mark.slow
 def test_views_teach_what_the_classifier_knows_of_larger_images():
     right = []
     for zooms in ((1.0,), Views().zooms):

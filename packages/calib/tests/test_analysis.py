@@ -19,6 +19,7 @@ def run(adapted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shutil.copytree(adapted, tmp_path_factory.mktemp("analysed") / "run")
 
 
+@pytest.mark.slow
 def test_the_corrections_have_the_size_that_they_should(run: Path) -> None:
     found = analyse(run, CPU, steps=4)
     result = json.loads((run / "result.json").read_text())
@@ -49,6 +50,7 @@ def test_spectra_and_curve_have_their_ends_right(run: Path) -> None:
     assert curve["target"][-1] == pytest.approx(found["corrections"][1]["score"])
 
 
+@pytest.mark.slow
 def test_segmentation_is_scored_by_its_own_measure(segmented: Path, tmp_path: Path) -> None:
     run = shutil.copytree(segmented, tmp_path / "run")
     found = analyse(run, CPU, images=16, steps=1)

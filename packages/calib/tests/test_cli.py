@@ -229,6 +229,7 @@ def test_export_writes_files_that_open_again(adapted: Path, tmp_path: Path, caps
     assert "there is no folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_black_box_goes_all_the_way(adapted: Path, config: Path, tmp_path: Path, capsys) -> None:
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     box = tmp_path / "vendor.onnx"
@@ -245,6 +246,7 @@ def test_a_black_box_goes_all_the_way(adapted: Path, config: Path, tmp_path: Pat
     assert "cannot be fused by torch" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_translate_writes_a_folder_that_adapt_takes(
     adapted: Path, domains_npz: Path, tmp_path: Path, config: Path, capsys
 ) -> None:

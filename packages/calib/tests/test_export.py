@@ -101,6 +101,7 @@ def test_torch_export_agrees(program: tuple[nn.Module, dict], batch: int, size: 
     assert program[1] == describe(calibrator())
 
 
+@pytest.mark.slow
 def test_the_paper_s_calibrator_agrees_under_onnxruntime(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     torch.manual_seed(0)
@@ -168,6 +169,7 @@ def with_any_weights(model: Path, scale: float, random: np.random.Generator):
     return session(graph.SerializeToString())
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     net=st.sampled_from(NETS),
@@ -240,6 +242,7 @@ def test_fused_safetensors_hold_both_and_the_calibrator_can_be_read_from_them(tm
         assert file.metadata()["classifier_digest"] == describe(model)["classifier_digest"]
 
 
+@pytest.mark.slow
 def test_normalized_is_what_the_net_behind_the_normalisation_takes(tmp_path: Path) -> None:
     model = attached()
     mean, std = (torch.tensor(v).reshape(-1, 1, 1) for v in ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)))
@@ -262,6 +265,7 @@ def test_normalized_is_what_the_net_behind_the_normalisation_takes(tmp_path: Pat
             assert (program(x, torch.tensor(1.0)) - expected).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 def test_a_fully_convolutional_classifier_is_fused_for_any_size(tmp_path: Path) -> None:
     torch.manual_seed(2)
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))

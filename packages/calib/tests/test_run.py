@@ -71,6 +71,7 @@ def test_baselines_are_rows_that_say_what_they_touch(config, tmp_path):
     assert [(row["method"], row["touched"]) for row in rows] == list(zip(methods, touched, strict=True))
 
 
+@pytest.mark.slow
 def test_a_trained_classifier_serves_as_the_weights_of_another_run(config, tmp_path):
     small = config.model_copy(
         update={"classifier": "small:lenet", "image_size": 32, "training": Training(epochs=1, batch_size=8)}
@@ -102,6 +103,7 @@ def test_a_classifier_without_gradient_is_adapted_with_pixels_or_through_a_surro
     assert result["classifier_unchanged"] is True
 
 
+@pytest.mark.slow
 def test_released_numbers_before_are_of_the_classifier_as_it_came(config, tmp_path):
     plain = run.run(config, tmp_path / "plain")
     released = config.model_copy(update={"compat": "released", "mode": "released"})

@@ -44,6 +44,7 @@ def test_so_is_a_segmentation_run(segmented: Path) -> None:
     assert figures(segmented) == pytest.approx(recorded(segmented))
 
 
+@pytest.mark.slow
 def test_a_classifier_that_drifted_comes_back_with_its_drift(tiny: dict[str, Any], tmp_path: Path) -> None:
     settings = {"classifier": "small:dtn", "compat": "released", "mode": "released", "steps": 3}
     run(AdaptConfig.model_validate(tiny | settings), tmp_path / "out")

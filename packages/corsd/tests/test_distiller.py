@@ -183,6 +183,7 @@ def test_bfloat16_autocast_is_close_to_single():
     half.loss.backward()
 
 
+@pytest.mark.slow
 @pytest.mark.compile
 def test_compiled_net_gives_the_same_losses_and_keeps_no_features():
     eager, compiled = make(), make()

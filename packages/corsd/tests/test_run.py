@@ -43,6 +43,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_every_method_and_seed_is_an_ordinary_run_folder(several: Path) -> None:
     cells = sorted(path.name for path in (several / "cells").iterdir())
     methods = ("ce", "corsd", "deep_supervision")

@@ -91,6 +91,7 @@ def _start(config_file: Path, out: Path, *more: str) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_killed_without_warning_and_resumed_equals_straight(tmp_path):
     config_file = tmp_path / "config.yaml"
     config = TINY.model_copy(update={"images_per_class": 60, "seeds": [3]})

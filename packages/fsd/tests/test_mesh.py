@@ -67,6 +67,7 @@ def overlap(scene: Scene, mesh: Mesh) -> float:
     return float((shown & covered).sum() / (shown | covered).sum())
 
 
+@pytest.mark.slow
 def test_the_meshs_silhouette_is_the_renders(trained: Scene, mesh: Mesh) -> None:
     assert overlap(trained, mesh) > 0.95
 

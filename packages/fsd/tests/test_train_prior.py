@@ -103,6 +103,7 @@ def test_the_folder_can_be_used_without_fsd(runs: dict[str, Path]) -> None:
     assert pixels.shape == (1, 3, 16, 16)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     """Against weights that hardly move, on the same pictures, levels and noise."""
     sums = []
@@ -146,6 +147,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     same_runs(runs["multi-view"], tmp_path)
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_made_longer(tmp_path: Path) -> None:
     # With the last part, in which the rate falls, left out, a longer run begins as a shorter one.
     train_prior(quick(decay=0.0), tmp_path / "both")
@@ -377,7 +379,7 @@ def two_processes(variant: str, out: Path) -> dict[str, object]:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU auto is the GPU, and rounds otherwise")
-@pytest.mark.parametrize("variant", ["multi-view", "camera-free"])
+@pytest.mark.parametrize("variant", ["multi-view", pytest.param("camera-free", marks=pytest.mark.slow)])
 def test_two_processes_equal_one(runs: dict[str, Path], variant: str, tmp_path: Path) -> None:
     first, second = run_ranks(two_processes, 2, variant, tmp_path / "two", timeout=240.0)
     assert first == second

@@ -61,6 +61,7 @@ def test_the_weights_are_small_and_are_read_back(tmp_path: Path) -> None:
         torch.testing.assert_close(mine, theirs, atol=1e-2, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_training_is_repeatable_and_learns() -> None:
     torch.manual_seed(1)
     one = train_judge(pictures=1024, epochs=2, batch=64)
