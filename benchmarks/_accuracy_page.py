@@ -90,16 +90,21 @@ GPU = 20e12  # operations a second; an A100's peak in bf16 is 312e12, of which n
 
 
 def write_page(
-    folder: Path, rows: list[dict], notes: dict[str, str], trials: list[dict], required: list[str]
+    folder: Path,
+    rows: list[dict],
+    notes: dict[str, str],
+    trials: list[dict],
+    required: list[str],
+    peer: dict[str, Any] | None = None,
 ) -> None:
-    """Write corsd.json, corsd.png and corsd.md into ``folder``."""
+    """Write corsd.json, corsd.png and corsd.md into ``folder``; ``peer`` is what torchdistill_accuracy.py wrote."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "corsd.json", rows)
     _figure(folder / "corsd.png", rows)
     parts = [HEAD, _verdict(rows), "![accuracy of every seed](corsd.png)\n"]
     for setting in dict.fromkeys(row["setting"] for row in rows):
         parts.append(_section(setting, [r for r in rows if r["setting"] == setting], notes, required))
-    parts += [_tuning(trials), TAIL, _to_measure()]
+    parts += [_beside(peer) if peer else "", _tuning(trials), TAIL, _to_measure()]
     write_text(folder / "corsd.md", "\n".join(parts))
 
 
@@ -159,6 +164,36 @@ def _section(setting: str, rows: list[dict], notes: dict[str, str], required: li
             f"| {statistics.fmean(row['seconds']):.0f} |"
         )
     return "\n".join(lines) + "\n\n(* ablations and further controls)\n"
+
+
+def _beside(peer: dict[str, Any]) -> str:
+    seeds, accuracy = peer["seeds"], peer["accuracy"]
+    version = next(line.removeprefix("torchdistill==") for line in peer["versions"] if "distill" in line)
+    lines = [
+        "## Beside torchdistill\n",
+        f"The digits once more, in one run with torchdistill {version} in an environment of its own "
+        f"(`benchmarks/torchdistill_accuracy.py`): the same {peer['steps']} batches, learning rates and first "
+        f"weights for all, seeds {seeds[0]} to {seeds[-1]}.  It distils two models; its teacher is the plain net of "
+        "another seed.  With half the steps, teacher and student together have seen as many images as the others.\n",
+        "| trained by | accuracy, mean (sd) | over the plain net here | CORSD (in-batch) over it "
+        "| CORSD (triplets) over it "
+        "| core-seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, values in accuracy.items():
+        own = {ours: _words(*_paired(accuracy[ours], values)) if ours != name else ""
+               for ours in ("here: CORSD in-batch", "here: CORSD triplets")}  # fmt: skip
+        over = "" if name == "here: plain" else _words(*_paired(values, accuracy["here: plain"]))
+        who = name.replace("there: ", "torchdistill, ").replace("here: ", "corsd, ")
+        lines.append(
+            f"| {who} | {statistics.fmean(values):.2f} ({_sd(values)}) | {over} | {' | '.join(own.values())} "
+            f"| {peer['core_seconds'][name]:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _paired(a: list[float], b: list[float]) -> tuple[float, list[float] | None]:
+    return statistics.fmean(a) - statistics.fmean(b), paired_interval(a, b)
 
 
 def _sd(values: list[float]) -> str:

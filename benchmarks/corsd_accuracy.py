@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from corsd.config import LossWeights, TrainConfig
-from shared_core.run.atomic import write_json
+from shared_core.run.atomic import read_json, write_json
 from shared_core.run.environment import describe
 from shared_core.run.folder import RunFolderError
 
@@ -32,6 +32,8 @@ ROOT = Path(__file__).parents[1]
 CELLS = ROOT / "benchmarks" / "results" / "corsd_accuracy"
 RUNS = ROOT / "runs" / "bench" / "corsd_accuracy"
 RESULTS = ROOT / "docs" / "results"
+# What torchdistill_accuracy.py wrote; it stands on the page too.
+PEER = ROOT / "benchmarks" / "results" / "torchdistill_accuracy.json"
 CIFAR = ROOT.parent / "shared" / "data" / "cifar100.npz"
 
 # One thread and two processes are the fast way for nets of this size.
@@ -258,7 +260,8 @@ def table() -> list[dict[str, Any]]:
     if rows:
         from _accuracy_page import write_page
 
-        write_page(RESULTS, rows, SETTING_NOTES, tuning(), list(TIER_1))
+        peer = read_json(PEER) if PEER.exists() else None
+        write_page(RESULTS, rows, SETTING_NOTES, tuning(), list(TIER_1), peer)
     return rows
 
 

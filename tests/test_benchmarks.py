@@ -117,15 +117,35 @@ def test_every_benchmark_is_run_by_a_test_and_listed() -> None:
     not (TORCHDISTILL / ".venv").exists(),
     reason="torchdistill's environment is gigabytes of downloads; make bench makes it",
 )
-def test_torchdistill_is_measured(tmp_path: Path) -> None:
-    record = run("torchdistill_rkd.py", tmp_path / "out.json")
+@pytest.mark.parametrize(
+    ("script", "name"),
+    [("torchdistill_rkd.py", "our RKD over theirs"), ("torchdistill_accuracy.py", "CORSD in-batch over RKD")],
+)
+def test_torchdistill_is_measured(script: str, name: str, tmp_path: Path) -> None:
+    record = run(script, tmp_path / "out.json")
     assert "error" not in record, record["error"]
-    assert {"control", "our RKD over theirs"} <= {figure["name"] for figure in record["figures"]}
+    figures = {figure["name"]: figure for figure in record["figures"]}
+    assert {"control", name} <= set(figures)
+    if script == "torchdistill_accuracy.py":
+        # Their plain loop on our batches is our training.
+        assert figures["control"]["difference"]["median"] == pytest.approx(0, abs=1e-5)
 
 
-def test_without_torchdistill_the_reason_is_recorded(tmp_path: Path) -> None:
+def test_the_nets_of_both_sides_need_only_what_torchdistills_environment_has() -> None:
+    pinned = re.findall(r"^(\w+)==", (TORCHDISTILL / "requirements.txt").read_text(), re.M)
+    sources = [
+        ROOT / f"packages/{folder}/nets.py" for folder in ("corsd/src/corsd", "shared-core/src/shared_core")
+    ]
+    needed = {
+        name for source in sources for name in re.findall(r"^(?:from|import) (\w+)", source.read_text(), re.M)
+    }
+    assert needed - sys.stdlib_module_names - {"shared_core"} <= set(pinned)
+
+
+@pytest.mark.parametrize("script", ["torchdistill_rkd.py", "torchdistill_accuracy.py"])
+def test_without_torchdistill_the_reason_is_recorded(script: str, tmp_path: Path) -> None:
     record = run(
-        "torchdistill_rkd.py", tmp_path / "out.json", "--environment", tmp_path / "new",
+        script, tmp_path / "out.json", "--environment", tmp_path / "new",
         UV_OFFLINE="1", UV_CACHE_DIR=str(tmp_path / "cache"),
     )  # fmt: skip
     assert record["figures"] == []

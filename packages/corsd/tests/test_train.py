@@ -197,7 +197,7 @@ def test_gradient_shares_are_of_the_parts():
 @pytest.mark.parametrize("schedule", ["onecycle", "cosine", "constant"])
 def test_schedules_of_any_length_stay_between_0_and_the_peak(schedule, steps):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
-    rates = train._schedule(TINY.model_copy(update={"optim": Optim(schedule=schedule)}), optimizer, steps)
+    rates = train.rate_schedule(TINY.model_copy(update={"optim": Optim(schedule=schedule)}), optimizer, steps)
     seen = []
     for _ in range(steps):
         seen.append(optimizer.param_groups[0]["lr"])

@@ -107,7 +107,7 @@ def _train(
         weight_decay=config.optim.weight_decay,
         nesterov=config.optim.nesterov,
     )
-    schedule = _schedule(config, optimizer, steps)
+    schedule = rate_schedule(config, optimizer, steps)
     guard = FiniteGuard(config.on_nonfinite)
     model, optimizer = accelerator.prepare(method, optimizer)
 
@@ -311,7 +311,10 @@ def batch_plan(config: TrainConfig, labels: Tensor, seed: int) -> tuple[Plan, in
     return make(labels, images // group, seed), group
 
 
-def _schedule(config: TrainConfig, optimizer: torch.optim.Optimizer, steps: int):
+def rate_schedule(
+    config: TrainConfig, optimizer: torch.optim.Optimizer, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Learning rate, and in one cycle momentum, step by step; the same for every method of a run."""
     o = config.optim
     if o.schedule == "onecycle":
         # The rise takes one step at least, or the cycle of a very short run divides by 0.
