@@ -15,12 +15,12 @@ If the environment cannot be made or does not run, the JSON says what was tried 
 import json
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from itertools import chain, islice
 from pathlib import Path
 from statistics import median
 from time import process_time
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -113,14 +113,14 @@ def request(variant: str, share: float, seed: int, steps: int, folder: Path) -> 
     batches = Batches(batch_plan(SETTING, data.labels, seed)[0])
     loader = make_loader(training_set(SETTING, data, seed, with_index=False), batches)
     taken = list(islice(chain.from_iterable(loader for _ in range(steps)), steps))
-    test_images, test_labels = next(iter(test_loader(data.test, len(data.test))))
+    test_images, test_labels = next(iter(test_loader(data.test, len(cast(Sized, data.test)))))
     optim = SETTING.optim
-    ours = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=optim.lr, momentum=optim.momentum)
-    schedule, rates, momenta = rate_schedule(SETTING, ours, steps), [], []
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=optim.lr, momentum=optim.momentum)
+    schedule, rates, momenta = rate_schedule(SETTING, optimizer, steps), [], []
     for _ in range(steps):
-        rates.append(ours.param_groups[0]["lr"])
-        momenta.append(ours.param_groups[0]["momentum"])
-        ours.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+        momenta.append(optimizer.param_groups[0]["momentum"])
+        optimizer.step()
         schedule.step()
     file = folder / "asked.npz"
     np.savez(
