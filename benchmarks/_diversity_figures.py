@@ -2,7 +2,7 @@
 
 import io
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,66 +12,121 @@ from _diversity_verdicts import Record, of
 from shared_core.run.atomic import write_bytes
 
 QUALITY = {"prompt_accuracy": "prompt accuracy, %", "view_consistency": "view consistency, %"}
+# A colour and a marker for each method: FSD's settings are warm or violet, CFD is green.
+LOOKS = {
+    "sds": ("black", "s"),
+    "fsd-beta1": ("#d62728", "o"),
+    "fsd-constant": ("#ff9f1c", "D"),
+    "fsd-beta0.5": ("#e377c2", "^"),
+    "fsd-shared": ("#8c564b", "p"),
+    "fsd-beta0.25": ("#9467bd", "v"),
+    "sds-random": ("#8f8f8f", "X"),
+    "cfd": ("#2ca02c", "P"),
+    "csd": ("#1f77b4", "<"),
+    "nfsd": ("#17becf", ">"),
+    "ism": ("#bcbd22", "*"),
+    "sdi": ("#0b3c8c", "h"),
+}
+KNOBS_IN_A_ROW = 3
 # Of a contact sheet.
 SIDE, LABEL, TITLE = 128, 112, 18
 
 
 def trade_off(path: Path, records: Sequence[Record]) -> None:
-    """A panel per prior and measure of quality; a dot is a prompt, a diamond a method's mean."""
+    """A panel per prior and measure of quality, over the prompts that all methods have; the large marks are means."""
     plt = _pyplot()
     priors = [prior for prior in plan.PRIORS if any(record["prior"] == prior for record in records)]
-    figure, axes = plt.subplots(len(priors), 2, figsize=(9.4, 3.4 * len(priors)), squeeze=False)
+    figure, axes = plt.subplots(len(priors), 2, figsize=(10.4, 3.9 * len(priors)), squeeze=False)
     for line, prior in zip(axes, priors, strict=True):
         own = [record for record in records if record["prior"] == prior]
+        methods = {method: found for method in plan.METHODS if (found := of(own, method))}
+        shared = set.intersection(*(set(found) for found in methods.values()))
         for axis, (name, title) in zip(line, QUALITY.items(), strict=True):
-            for number, method in enumerate(plan.METHODS):
+            known = 0
+            for method, found in methods.items():
                 points = [
-                    (record["cross_fid"], 100 * record[name])
-                    for record in of(own, method).values()
-                    if None not in (record["cross_fid"], record[name])
+                    (found[prompt]["cross_fid"], 100 * found[prompt][name])
+                    for prompt in shared
+                    if None not in (found[prompt]["cross_fid"], found[prompt][name])
                 ]
+                known = max(known, len(points))
                 if points:
                     x, y = zip(*points, strict=True)
-                    colour = f"C{number}"
-                    axis.plot(x, y, "o", color=colour, alpha=0.3, markersize=4)
-                    axis.plot(statistics.fmean(x), statistics.fmean(y), "D", color=colour, label=method)
-            axis.set_title(f"{prior} prior", fontsize=10)
-            axis.set_xlabel("cross-seed FID: diversity")
+                    colour, marker = LOOKS[method]
+                    axis.plot(x, y, marker, color=colour, alpha=0.25, markersize=5, markeredgewidth=0)
+                    mean = statistics.fmean(x), statistics.fmean(y)
+                    axis.plot(
+                        *mean, marker, color=colour, markersize=11, markeredgecolor="white", label=method
+                    )
+            axis.set_xscale("symlog", linthresh=1.0)
+            axis.set_xlim(left=0.0)
+            axis.set_xticks([0, 1, 10, 100], ["0", "1", "10", "100"])
+            axis.set_title(f"{prior} prior, the {known} prompts of all methods", fontsize=11)
+            axis.set_xlabel("cross-seed FID: diversity (logarithmic above 1)")
             axis.set_ylabel(title)
             axis.grid(alpha=0.3)
-        line[-1].legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
+        line[-1].legend(fontsize=10, loc="center left", bbox_to_anchor=(1, 0.5))
     _save(plt, figure, path)
 
 
 def ablations(path: Path, found: Mapping[tuple[str, str, str], Sequence[Record]]) -> None:
-    """A column per knob; diversity above, quality below."""
+    """Two panels per knob, diversity above and quality below: a line for the mean, a dot for each prompt."""
     plt = _pyplot()
     knobs = [knob for knob in plan.ABLATIONS if any(own == knob for _, own, _ in found)]
     priors = [prior for prior in plan.PRIORS if any(own == prior for own, _, _ in found)]
-    figure, axes = plt.subplots(
-        2, len(knobs), figsize=(2.4 * len(knobs) + 2.4, 5.0), squeeze=False, sharey="row"
-    )
-    for column, knob in zip(axes.T, knobs, strict=True):
+    blocks, columns = -(-len(knobs) // KNOBS_IN_A_ROW), min(len(knobs), KNOBS_IN_A_ROW)
+    figure, axes = plt.subplots(2 * blocks, columns, figsize=(10.4, 4.7 * blocks + 0.6), squeeze=False)
+    # Some panels stay empty where the knobs do not fill the last row.
+    for axis in axes.flat:
+        axis.set_visible(False)
+    for place, knob in enumerate(knobs):
+        block, column = divmod(place, KNOBS_IN_A_ROW)
+        pair = axes[2 * block][column], axes[2 * block + 1][column]
         values = [value for value in plan.ABLATIONS[knob] if any((p, knob, value) in found for p in priors)]
-        for number, prior in enumerate(priors):
-            lines = {"cross_fid": (column[0], "-", 1.0)} | {
-                name: (column[1], style, 100.0) for name, style in zip(QUALITY, ("-", "--"), strict=True)
-            }
-            for name, (axis, style, scale) in lines.items():
-                means = [_mean(found.get((prior, knob, value), ()), name, scale) for value in values]
-                label = prior if name == "cross_fid" else f"{prior}, {QUALITY[name][:-3]}"
-                axis.plot(
-                    range(len(values)), means, f"o{style}", color=f"C{number}", markersize=4, label=label
-                )
-        for axis in column:
-            axis.set_xticks(range(len(values)), values, fontsize=8, rotation=30)
+        for prior in priors:
+            _knob(pair, [found.get((prior, knob, value), ()) for value in values], prior, priors)
+        for axis in pair:
+            axis.set_visible(True)
+            labels = [value.replace(" ", "\n") for value in values]
+            crowded = len(labels) * max(len(word) for label in labels for word in label.split()) > 30
+            axis.set_xticks(range(len(values)), labels, rotation=20 if crowded else 0)
+            axis.tick_params(labelsize=10)
+            axis.set_xlim(-0.3, len(values) - 0.7)
             axis.grid(alpha=0.3)
-        column[0].set_title(knob, fontsize=10)
-    axes[0][0].set_ylabel("cross-seed FID")
-    axes[1][0].set_ylabel("%")
-    for line in axes:
-        line[-1].legend(fontsize="xx-small", loc="center left", bbox_to_anchor=(1, 0.5))
-    _save(plt, figure, path)
+        pair[0].set_title(knob, fontsize=12)
+        # One scale for all knobs, so that they compare.
+        pair[0].set_ylim(0, 1.1 * max(_known(found, ["cross_fid"])))
+        pair[1].set_ylim(100 * min(_known(found, QUALITY)) - 5, 105)
+        if column == 0:
+            pair[0].set_ylabel("cross-seed FID", fontsize=11)
+            pair[1].set_ylabel("quality, %", fontsize=11)
+    handles = {
+        label: line
+        for axis in axes.flat
+        for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="upper center", ncols=3, fontsize=11, frameon=False)
+    _save(plt, figure, path, top=1 - 0.7 / figure.get_figheight())
+
+
+def _knob(
+    pair: Sequence[Any], cells_of: Sequence[Sequence[Record]], prior: str, priors: Sequence[str]
+) -> None:
+    """One knob and prior: means as lines, prompts as dots."""
+    start = 3 * priors.index(prior)
+    part = f", {prior}" if len(priors) > 1 else ""
+    drawn = {"cross_fid": (pair[0], "cross-seed FID", f"C{start}", 1.0, "o")} | {
+        name: (pair[1], title[:-3], f"C{start + number}", 100.0, marker)
+        for number, (marker, (name, title)) in enumerate(zip("sD", QUALITY.items(), strict=True), 1)
+    }
+    for name, (axis, title, colour, scale, marker) in drawn.items():
+        means = [_mean(own, name, scale) for own in cells_of]
+        axis.plot(range(len(means)), means, "-", color=colour, linewidth=2, label=f"{title}{part}, mean")
+        dots = [(x, scale * r[name]) for x, own in enumerate(cells_of) for r in own if r[name] is not None]
+        if dots:
+            axis.plot(
+                *zip(*dots, strict=True), marker, color=colour, alpha=0.5, label=f"{title}{part}, a prompt"
+            )
 
 
 def montage(path: Path, records: Sequence[Record], root: Path) -> None:
@@ -105,6 +160,10 @@ def picture_of(record: Record, root: Path) -> Path:
     return cells.record_of(cell, root).with_suffix(".png")
 
 
+def _known(found: Mapping[Any, Sequence[Record]], names: Iterable[str]) -> list[float]:
+    return [r[name] for own in found.values() for r in own for name in names if r[name] is not None]
+
+
 def _mean(records: Sequence[Record], name: str, scale: float) -> float:
     values = [scale * record[name] for record in records if record[name] is not None]
     return statistics.fmean(values) if values else float("nan")
@@ -119,7 +178,7 @@ def _pyplot() -> Any:
     return plt
 
 
-def _save(plt: Any, figure: Any, path: Path) -> None:
-    figure.tight_layout()
+def _save(plt: Any, figure: Any, path: Path, top: float = 1.0) -> None:
+    figure.tight_layout(rect=(0, 0, 1, top))
     figure.savefig(path, dpi=110)
     plt.close(figure)

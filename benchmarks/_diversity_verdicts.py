@@ -22,8 +22,11 @@ REFERENCE, HEADLINE = "sds", "fsd-beta1"
 FLOW = ("fsd-beta1", "fsd-constant", "fsd-beta0.5")
 # Not asked for: judged where they are there.
 FURTHER = ("fsd-shared", "fsd-beta0.25")
+# Not FSD, so they reach no goal of it; judged in the same way.
+OTHERS = ("cfd",)
 # The first tier of prompts whose figures nobody had seen when a method was chosen; 2 for all others.
 UNSEEN_FROM = {"fsd-beta0.25": 3}
+COUNTED = {"more": lambda gap: gap > 0, "less": lambda gap: gap < 0, "the same": lambda gap: gap == 0}
 QUALITY = {"prompt_accuracy": "prompt accuracy", "view_consistency": "view consistency"}
 
 
@@ -36,13 +39,24 @@ class Verdict(NamedTuple):
     prompts: int
     complete: bool
 
-    def sound(self) -> bool:
-        """Whether neither measure of quality is shown to be worse than the margin allows; unknown is not sound."""
-        return all(found is not None and found.low > -MARGIN for found in self.quality.values())
+    def lower(self) -> str:
+        """The measures of quality that may be worse than the margin allows, "" if none; unknown ones may be."""
+        return " and ".join(
+            QUALITY[name] for name, change in self.quality.items() if change is None or change.low <= -MARGIN
+        )
 
     def reached(self, goal: float) -> bool:
         """The ratio reaches the goal and counts."""
-        return self.diversity is not None and self.diversity.value >= goal and self.sound()
+        return self.diversity is not None and self.diversity.value >= goal and not self.lower()
+
+    def outcome(self, goal: float) -> str:
+        """Whether the goal is reached, and why a gain does not count."""
+        if self.diversity is None:
+            return "not known"
+        if not self.lower():
+            return "reached" if self.diversity.value >= goal else "**missed**"
+        gain = "**void**" if self.diversity.value > 1 else "**missed**, and no gain"
+        return f"{gain}: {self.lower()} may be more than {MARGIN:g} points lower"
 
 
 def of(records: Sequence[Record], method: str) -> dict[str, Record]:
@@ -79,29 +93,68 @@ def judged(records: Sequence[Record], method: str) -> Verdict:
     return Verdict(method, diversity, quality, prompts, prompts >= LEAST_PROMPTS and seeds >= SEEDS)
 
 
+def settings_judged(records: Sequence[Record]) -> list[Verdict]:
+    """Every FSD setting against SDS, as far as they are there."""
+    if not of(records, REFERENCE):
+        return []
+    return [judged(records, method) for method in (*FLOW, *FURTHER) if of(records, method)]
+
+
+def against_sds(records: Sequence[Record], method: str) -> dict[str, Any]:
+    """Cross-seed FID of SDS over the method's prompts, and the ratio; None where there is none."""
+    theirs = of(records, REFERENCE)
+    shared = [prompt for prompt in of(records, method) if prompt in theirs]
+    distances = [d for prompt in shared if (d := theirs[prompt]["cross_fid"]) is not None]
+    ratio, _ = paired(records, method, REFERENCE, "cross_fid", bootstrap_ratio)
+    return {
+        "sds_prompts": len(shared),
+        "sds_cross_fid": fmean(distances) if distances else None,
+        "ratio_to_sds": ratio and ratio._asdict(),
+    }
+
+
 def verdicts(prior: str, records: Sequence[Record]) -> list[str]:
     """Sentences on one prior: the goal by each FSD setting, the calls, and what the world map is for."""
-    goal = GOALS[prior]
-    found = [judged(records, method) for method in (*FLOW, *FURTHER) if of(records, method)]
-    if not of(records, REFERENCE) or not found:
+    goal, found = GOALS[prior], settings_judged(records)
+    if not found:
         return ["Not measured: it needs finished cells of `sds` and of an FSD setting."]
-    lines = [sentence(verdict, goal) for verdict in found]
-    by = [f"`{verdict.method}`" for verdict in found if verdict.reached(goal) and verdict.complete]
+    others = [judged(records, method) for method in OTHERS if of(records, method)]
+    lines = [sentence(verdict, goal) for verdict in (*found, *others)]
+    return [decision(goal, found), *lines, *unseen(records, goal), calls(records), enclosed(records)]
+
+
+def decision(goal: float, found: Sequence[Verdict]) -> str:
+    """Whether the goal is reached, by which settings; nothing is decided before all prompts and seeds are done."""
+    by = [verdict.method for verdict in found if verdict.reached(goal) and verdict.complete]
     missing = [method for method in FLOW if method not in {verdict.method for verdict in found}]
     if by:
-        chosen = "" if HEADLINE in {word.strip("`") for word in by} else (
+        chosen = "" if HEADLINE in by else (
             f" Not by `{HEADLINE}`, the paper's own form, so that this is a pick among {len(found)} by these figures."
         )  # fmt: skip
-        lines.append(f"**Goal {goal:g}: reached** by {', '.join(by)}.{chosen}")
-    elif missing or not all(verdict.complete for verdict in found):
+        return f"**Goal {goal:g}: reached** by {', '.join(f'`{method}`' for method in by)}.{chosen}"
+    if missing or not all(verdict.complete for verdict in found):
         unfinished = f" {', '.join(missing)} not measured." if missing else ""
-        lines.append(
+        return (
             f"**Goal {goal:g}: not decided**: not all of {LEAST_PROMPTS} prompts and {SEEDS} seeds are done."
             f"{unfinished}"
         )
-    else:
-        lines.append(f"**Goal {goal:g}: missed** by all FSD settings.")
-    return [*lines, *unseen(records, goal), calls(records), enclosed(records)]
+    return f"**Goal {goal:g}: missed** by all FSD settings."
+
+
+def sentence(verdict: Verdict, goal: float) -> str:
+    """A ratio, what it costs in quality, and whether it counts."""
+    quality = ", ".join(
+        f"{QUALITY[name]} {_words(change, '+.1f')}" if change else f"{QUALITY[name]} not known"
+        for name, change in verdict.quality.items()
+    )
+    if verdict.diversity is None:
+        why = "a distance of 0, or fewer than two prompts"
+        return f"`{verdict.method}`: no ratio of cross-seed FID ({why}); {quality} points."
+    part = "" if verdict.complete else f", preliminary: {verdict.prompts} of {LEAST_PROMPTS} prompts"
+    return (
+        f"`{verdict.method}`: {_words(verdict.diversity, '.2f')} times{part}; {quality} points; "
+        f"{verdict.outcome(goal)}{'' if verdict.complete else ' so far'}."
+    )
 
 
 def unseen(records: Sequence[Record], goal: float) -> list[str]:
@@ -112,37 +165,9 @@ def unseen(records: Sequence[Record], goal: float) -> list[str]:
         if of(fresh, method) and of(fresh, REFERENCE):
             verdict = judged(fresh, method)
             lines.append(
-                f"On the {verdict.prompts} prompts that no earlier round had seen: {sentence(verdict, goal)}"
+                f"On the {verdict.prompts} prompts that no earlier round had seen, {sentence(verdict, goal)}"
             )
     return lines
-
-
-def sentence(verdict: Verdict, goal: float) -> str:
-    """A ratio, its goal, and whether it counts."""
-    quality = "; ".join(
-        f"{QUALITY[name]} {_words(change, '+.1f')} points" if change else f"{QUALITY[name]} not known"
-        for name, change in verdict.quality.items()
-    )
-    if verdict.diversity is None:
-        why = "a distance of 0, or fewer than two prompts"
-        return f"`{verdict.method}`: no ratio of cross-seed FID ({why}); {quality}."
-    ratio = verdict.diversity
-    if verdict.sound():
-        outcome = "reached" if ratio.value >= goal else "**missed**"
-    else:
-        failed = [
-            QUALITY[name]
-            for name, change in verdict.quality.items()
-            if change is None or change.low <= -MARGIN
-        ]
-        gain = "the gain is **void**" if ratio.value > 1 else "**missed**, and no gain"
-        outcome = f"{gain}: {' and '.join(failed)} may be more than {MARGIN:g} points lower"
-    outcome += "" if verdict.complete else " so far"
-    part = "" if verdict.complete else f", preliminary: {verdict.prompts} of {LEAST_PROMPTS} prompts"
-    return (
-        f"`{verdict.method}` over `{REFERENCE}`: cross-seed FID {_words(ratio, '.2f')} times{part}; {quality}. "
-        f"Goal {goal:g}: {outcome}."
-    )
 
 
 def calls(records: Sequence[Record]) -> str:
@@ -152,37 +177,46 @@ def calls(records: Sequence[Record]) -> str:
         for method in METHODS
         if of(records, method)
     }
-    low, high = min(spent.values()), max(spent.values())
-    if high <= 1.05 * low:
-        return f"Equal work of the prior: {low:.0f} to {high:.0f} passes with guidance an object."
+    low, high = (f"{passes:.0f}" for passes in (min(spent.values()), max(spent.values())))
+    if max(spent.values()) <= 1.05 * min(spent.values()):
+        passes = low if low == high else f"{low} to {high}"
+        return f"Equal work of the prior: {passes} passes with guidance an object."
     listed = ", ".join(f"{method} {passes:.0f}" for method, passes in spent.items())
     return f"**Unequal** work of the prior, in passes with guidance an object: {listed}."
 
 
 def enclosed(records: Sequence[Record]) -> str:
     """Whether constant noise leaves more enclosed empty space than the world map, which was made against it."""
-    found, prompts = paired(records, "fsd-constant", HEADLINE, "enclosed_share", bootstrap_difference, 100.0)
+    name, pair = "enclosed_share", ("fsd-constant", HEADLINE)
+    found, prompts = paired(records, *pair, name, bootstrap_difference, 100.0)
     if found is None:
         return "Enclosed empty space: constant noise and the world map are not both measured."
-    means = [
-        100 * fmean(_all(of(records, method), "enclosed_share")) for method in ("fsd-constant", HEADLINE)
-    ]
-    worse = (
-        "constant noise is worse"
-        if found.low > 0
-        else "constant noise is better"
-        if found.high < 0
-        else "no difference shown"
+    constant, mapped = (of(records, method) for method in pair)
+    shared = [prompt for prompt in constant if prompt in mapped]
+    gaps = {prompt: 100 * (constant[prompt][name] - mapped[prompt][name]) for prompt in shared}
+    largest = max(gaps, key=lambda prompt: abs(gaps[prompt]))
+    means = [100 * fmean(own[prompt][name] for prompt in shared) for own in (constant, mapped)]
+    rest = [record for record in records if record["prompt"] != largest]
+    without, _ = paired(rest, *pair, name, bootstrap_difference, 100.0)
+    worse = "no difference shown"
+    if found.low > 0 or found.high < 0:
+        worse = f"constant noise is {'worse' if found.low > 0 else 'better'}"
+        if without and abs(without.value) < abs(found.value) / 2:
+            worse += ", mostly by one prompt"
+    ties = {word: sum(map(test, gaps.values())) for word, test in COUNTED.items()}
+    counted = ", ".join(f"{word} on {count}" for word, count in ties.items())
+    alone = f"; without '{largest}' {_words(without, '+.2f')}" if without else ""
+    rates = [next(iter(own.values()))["settings"]["optim"]["learning_rate"] for own in (constant, mapped)]
+    differ = (
+        f" Their tuned learning rates differ, too: {rates[0]:g} and {rates[1]:g}."
+        if rates[0] != rates[1]
+        else ""
     )
     return (
-        f"Enclosed empty space, the world map's reason to exist: {means[0]:.1f} % of the body with constant noise, "
-        f"{means[1]:.1f} % with the world map, difference {_words(found, '+.1f')} points over {prompts} "
-        f"prompts: {worse}."
+        f"Enclosed empty space, the world map's reason to exist: {means[0]:.2f} % of the body with constant noise, "
+        f"{means[1]:.2f} % with the world map, difference {_words(found, '+.2f')} points over {prompts} prompts"
+        f"{alone}: {worse}. Constant noise leaves {counted} prompts.{differ}"
     )
-
-
-def _all(own: dict[str, Record], name: str) -> list[float]:
-    return [record[name] for record in own.values() if record[name] is not None]
 
 
 def _words(interval: Interval, form: str) -> str:

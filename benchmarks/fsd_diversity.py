@@ -13,7 +13,7 @@ share the cells.  Cells of other weights or settings than the present ones are n
 and the page says that it ignored them.
 
 `tune` takes each method's learning rate times steps by the rule in _diversity_plan.py and writes it to
-fsd_diversity_settings.json, which is committed before `run`.  All methods cost the prior the same work.
+fsd_diversity_settings.json, which is committed before `run`.  All methods get the same number of passes of the prior.
 """
 
 import argparse
@@ -213,7 +213,7 @@ def quick(folder: Path) -> list[dict[str, Any]]:
         raise RuntimeError(failed[0])
     known = cells.weights_hash("multi-view", folder / "weights")
     records = [cells.finished(cell, known, folder / "cells") for cell in todo]
-    return rows(Found([record for record in records if record], {}, {}, [], folder / "cells"))
+    return rows(Found([record for record in records if record], {}, {}, [], folder / "cells", [], []))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,9 @@ def record(
         "prompt_accuracy": accuracy,
         "view_consistency": consistency,
         "vendi": 2.0,
+        "distinct": 2,
+        "kind_consistency": 0.95,
+        "colour_consistency": 0.9,
         "inception_score": 1.5,
         "pairwise_distance": 0.1,
         "volume_distance": 0.2,
@@ -68,10 +71,10 @@ def verdict(records: list[dict], prior: str = "multi-view") -> str:
 
 def test_a_goal_reached():
     text = verdict([*of_method("sds", 2.0), *of_method("fsd-beta1", 5.0), *others()])
-    assert "`fsd-beta1` over `sds`: cross-seed FID 2.50 [2.50, 2.50] times; prompt accuracy +0.0" in text
-    assert "Goal 2.02: reached.\n" in text
+    assert "`fsd-beta1`: 2.50 [2.50, 2.50] times; prompt accuracy +0.0 [+0.0, +0.0], view" in text
+    assert "points; reached.\n" in text
     assert "**Goal 2.02: reached** by `fsd-beta1`." in text
-    assert "Goal 2.02: **missed**." in text  # by the other two
+    assert "points; **missed**." in text  # by the other two
 
 
 def test_a_goal_reached_by_another_setting_is_called_a_pick():
@@ -91,8 +94,8 @@ def test_the_prompts_that_no_round_had_seen_are_judged_alone():
     (line,) = [line for line in verdict([*seen, *fresh]).splitlines() if "no earlier round" in line]
     assert line.startswith("On the 8 prompts")
     # 3 over 2, whatever the prompts that were seen say
-    assert "cross-seed FID 1.50 [1.50, 1.50] times" in line
-    assert "Goal 2.02: **missed**" in line
+    assert "`fsd-beta1`: 1.50 [1.50, 1.50] times" in line
+    assert line.endswith("; **missed**.")
 
 
 def test_a_goal_missed():
@@ -115,13 +118,13 @@ def test_a_goal_missed():
 )
 def test_a_gain_is_void_where_quality_fails(worse, named):
     text = verdict([*of_method("sds", 2.0), *of_method("fsd-beta1", 5.0, **worse), *others(2.0, **worse)])
-    assert f"the gain is **void**: {named} more than 5 points lower" in text
+    assert f"**void**: {named} more than 5 points lower" in text
     assert "**Goal 2.02: missed** by all FSD settings." in text
 
 
 def test_quality_just_within_the_margin_counts():
     text = verdict([*of_method("sds", 2.0), *of_method("fsd-beta1", 5.0, accuracy=0.851), *others()])
-    assert "prompt accuracy -4.9 [-4.9, -4.9] points" in text
+    assert "prompt accuracy -4.9 [-4.9, -4.9]," in text
     assert "**Goal 2.02: reached** by `fsd-beta1`" in text
 
 
@@ -195,8 +198,116 @@ def test_enclosed_space_of_constant_noise_against_the_map(constant, said):
         if cell["method"] == "fsd-constant":
             cell["enclosed_share"] = constant
     text = verdict(records)
-    assert f"over 8 prompts: {said}." in text
-    assert f"{100 * constant:.1f} % of the body with constant noise, 1.0 % with the world map" in text
+    assert f": {said}. Constant noise leaves" in text
+    assert f"{100 * constant:.2f} % of the body with constant noise, 1.00 % with the world map" in text
+    assert "tuned learning rates" not in text
+
+
+def test_enclosed_space_that_one_prompt_decides_is_told():
+    records = [*of_method("sds", 2.0), *of_method("fsd-beta1", 3.0), *of_method("fsd-constant", 3.0)]
+    changed = {"an object": 0.09, "a car": 0.02, "a chair": 0.005}
+    for cell in records:
+        if cell["method"] == "fsd-constant":
+            cell["enclosed_share"] = changed.get(cell["prompt"], 0.01)
+            cell["settings"] = cell["settings"] | {"optim": {"learning_rate": 0.2}}
+    (line,) = [line for line in verdict(records).splitlines() if line.startswith("Enclosed")]
+    assert "; without 'an object' +0.07 [" in line
+    assert "Constant noise leaves more on 2, less on 1, the same on 5 prompts." in line
+    assert "Their tuned learning rates differ, too: 0.2 and 0.05." in line
+    for cell in records:
+        if cell["method"] == "fsd-constant" and cell["prompt"] not in ("an object", "a car"):
+            cell["enclosed_share"] = 0.012
+    assert "constant noise is worse, mostly by one prompt." in verdict(records)
+
+
+def test_a_method_that_is_not_fsd_is_judged_and_reaches_no_goal():
+    text = verdict([*of_method("sds", 2.0), *of_method("fsd-beta1", 3.0), *others(), *of_method("cfd", 9.0)])
+    assert "`cfd`: 4.50 [4.50, 4.50] times" in text
+    assert "**Goal 2.02: missed** by all FSD settings." in text
+
+
+def test_three_sentences_say_what_is_gained_where_and_what_is_missed():
+    import _diversity_short as short
+
+    records = [*of_method("sds", 2.0), *of_method("fsd-beta1", 5.0, consistency=0.7), *others(6.0)]
+    for cell in records:
+        cell["distinct"] = 1 + 2 * (cell["method"] != "sds" and not short.names_all(cell["prompt"]))
+    gain, where, goal = short.in_short({"multi-view": records, "camera-free": []})
+    assert "2.5 to 3.0 times SDS's on the multi-view prior" in gain
+    assert where.startswith("Other kinds or colours come only where the prompt leaves them open")
+    assert "is 3.0 (SDS's 1.0) on the multi-view prior; where" in where
+    assert where.endswith("it is 1.0 (SDS's 1.0) on the multi-view prior.")
+    assert goal == (
+        "The goal of 2.02 times on the multi-view prior is reached by `fsd-constant` and `fsd-beta0.5` and missed by "
+        "`fsd-beta1`, the paper's own form, as view consistency may be more than 5 points lower."
+    )
+    assert short.in_short({"multi-view": []})[0].startswith("Not measured")
+    # a gain of names where the prompt says all is not kept quiet
+    for cell in records:
+        cell["distinct"] = 1 + (cell["method"] != "sds")
+    assert short.in_short({"multi-view": records})[1].startswith("Where the prompt leaves something open")
+
+
+def test_prompts_that_name_all_are_compared_apart():
+    import _diversity_short as short
+
+    assert [prompt for prompt in prompts() if short.names_all(prompt)] == [
+        "a blue mug", "a green house", "a yellow lamp",
+    ]  # fmt: skip
+    records = [record("sds", p, 2.0) for p in prompts(7)] + [
+        record("fsd-beta1", p, 2.0 if short.names_all(p) else 8.0, distinct=3) for p in prompts(8)
+    ]
+    found = short.split(records, "fsd-beta1")
+    assert {what: own["prompts"] for what, own in found.items()} == {"named": 2, "open": 5}
+    assert found["named"]["ratio_to_sds"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert (found["open"]["cross_fid"], found["open"]["sds_cross_fid"]) == (8.0, 2.0)
+    assert (found["open"]["distinct"], found["open"]["sds_distinct"]) == (3, 2)
+    assert [row[2] for row in short.split_rows("multi-view", records)] == [
+        "2 that name kind and colour", "5 that leave something open",
+    ]  # fmt: skip
+
+
+def test_what_is_missing_is_listed_with_the_commands_that_make_it():
+    import _diversity_gaps as gaps
+    import _diversity_plan as plan
+
+    chosen = {"product": {prior: dict.fromkeys(plan.METHODS, 5.0) for prior in plan.PRIORS}}
+    del chosen["product"]["camera-free"]["cfd"]
+    main, ablated = plan.main_cells(3, chosen), plan.ablation_cells(chosen)
+    text = gaps.not_measured(
+        [c for c in main if c.method == "cfd" and (c.prior == "camera-free" or plan.PROMPTS[c.prompt] == 3)]
+        + ablated["multi-view", "map degrees", "90"],
+        chosen,
+    )
+    assert "**Not measured**: 32 of the plan's 576 cells" in text
+    assert "- multi-view prior, the 8 prompts of tier 3: `cfd`.\n" in text
+    assert "- camera-free prior, all 24 prompts: `cfd`.\n" in text
+    commands = [line.split("fsd_diversity.py ")[1] for line in text.splitlines() if line.startswith("    ")]
+    assert commands == [
+        "run --jobs 2 --prior multi-view --method cfd",
+        "run --jobs 2 --prior multi-view --ablations --knob 'map degrees'",
+        "tune --jobs 2 --prior camera-free --method cfd",
+        "run --jobs 2 --prior camera-free --method cfd",
+    ]
+    assert "commands" not in gaps.not_measured([], chosen)
+
+
+def test_where_the_cells_come_from_is_counted():
+    import _diversity_gaps as gaps
+
+    trees = [
+        None,
+        {"git": None},
+        {"git": {"changed": True}},
+        {"git": {"changed": True}},
+        {"git": {"changed": False}},
+    ]
+    text = gaps.provenance({"Tuning": [{}, *({"environment": tree} for tree in trees)]})
+    assert (
+        "- Tuning: 6 cells; 3 have no record of it, 2 were made in a working tree with uncommitted changes"
+        in text
+    )
+    assert ", 1 from a clean commit." in text
 
 
 @pytest.fixture
@@ -256,19 +367,28 @@ def test_the_page_and_its_rows(written):
         assert row["view_consistency"] == pytest.approx(0.9)
         assert row["network_calls"] == 200
         assert {"cross_fid", "vendi", "enclosed_share", "seconds"} <= row.keys()
+        # SDS lacks "a car": compared on the seven that it has
+        assert (row["sds_prompts"], row["sds_cross_fid"]) == (7, 2.0)
+        assert row["ratio_to_sds"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+        assert row["by_kind_of_prompt"]["open"]["prompts"] == 4
     # what is of other weights is left out, and said
     assert "preliminary: 7 of 8 prompts" in text
     assert "main/multi-view/sds--a-car.json: made with other weights, ignored" in text
     assert "multi-view was tuned with other weights (earlier)" in text
     # the other prior has no cell
-    assert "**camera-free prior**\n\n- Not measured" in text
+    assert "**camera-free prior**, goal 1.33 times\n\n- Not measured" in text
     assert "## The camera-free prior" not in text
     assert "| multi-view | sds | **3.00 / 80 / -** | 3.00 / 80 / - |" in text
+    assert (
+        "At the edge of its grid on the multi-view prior, so that a better value may lie outside: `sds` (2.5)."
+        in text
+    )
+    assert "| `sds` | 7 | 2.00 (0.00) | 2.00 | 1.00 [1.00, 1.00] | 90.0 (0.0) |" in text
     assert "| a mushroom | 2.00 / 90 / 90 |" in text
     assert "| a car |  | 2.00 / 90 / 90 |" in text
     # only the knob that was turned
     assert "| multi-view | beta | 0.25 |" in text
-    assert "map degrees" not in text
+    assert "| map degrees |" not in text
     pictures = ("fsd.png", "fsd-multi-view.png", "fsd-ablations.png")
     assert {path.name for path in written.iterdir()} == {"fsd.md", "fsd.json", *pictures}
     for name in pictures:

@@ -1,6 +1,6 @@
 """``fsd generate | evaluate | export | view | train-prior | report``.
 
-    fsd generate "a red mushroom" --guidance fsd sds-annealed --seeds 0-3 --out runs/mushrooms
+    fsd generate "a mushroom" --guidance fsd sds-annealed --seeds 0-3 --out runs/mushrooms
     fsd generate "a red mug" --preset stable-diffusion --prior PATH-OR-HUB-ID
     fsd evaluate runs/objects
     fsd export runs/objects --out meshes/ --format obj

@@ -195,7 +195,7 @@ def embedded() -> GenerateConfig:
 
 
 def draft() -> GenerateConfig:
-    """One object of the embedded prior in a quarter of a minute: half the steps, settings of docs/results/fsd.md."""
+    """One object of the embedded prior in half a minute: half the steps, settings of docs/results/fsd.md."""
     return GenerateConfig(steps=100, threads=1, optim=Optim(learning_rate=0.2), mesh_resolution=48, frames=24)
 
 
