@@ -58,6 +58,11 @@ PAIRS: dict[str, dict[str, Any]] = {
     },
 }
 
+NEIGHBOURS: dict[str, Any] = {
+    "loss": {"views": 1.0, "hold": 3.0},
+    "views": {"count": 2},
+    "neighbours": {"count": 10},
+}
 # Row: the tier from which it is run, and what it changes; a string is a baseline of the same name.
 ROWS: dict[str, tuple[int, dict[str, Any] | str]] = {
     "calibrator": (1, {}),
@@ -68,8 +73,10 @@ ROWS: dict[str, tuple[int, dict[str, Any] | str]] = {
     "DANN": (1, "dann"),
     "calibrator 1000 steps": (1, {"steps": 1000}),
     "calibrator views": (1, {"loss": {"views": 1.0, "hold": 3.0}}),
-    "calibrator views lowres": (1, {"loss": {"views": 1.0, "hold": 3.0}, "body": "lowres"}),
+    "calibrator neighbours": (1, NEIGHBOURS),
+    "calibrator neighbours lowres": (1, {**NEIGHBOURS, "body": "lowres"}),
     "surest view": (1, "surest_view"),
+    "neighbours": (1, "neighbours"),
     "calibrator lowres 3 blocks": (1, {"body": "lowres"}),
     "TENT": (1, "tent"),
     "target supervised": (1, "target_supervised"),

@@ -23,11 +23,18 @@ puts the source's training images into the target's style, and classifier and ca
 that its "before" is of a classifier of its own.  Its source figures are of source test images as they are.  The row
 `calibrator full schedule` is the preset of the pair, the paper's constants, with a classifier of its own, too.
 
-The rows `calibrator views` and `surest view` came later, on another machine: the same recipe and seed gave there a
-classifier that differs from the other rows' by rounding (up to a point or so on the target), so that each row's
-"before" is its own.  Their views were drawn step by step; since then they are drawn image by image, so that two
-processes see what one sees: the same distribution, other numbers.  They are not the paper's method:
-[the explanation](../explanation/calib.md) says what views are.
+The rows `calibrator views`, `surest view`, `calibrator neighbours`, `neighbours` and `calibrator translated` came
+later, on another machine: the same recipe and seed gave there a classifier that differs from the other rows' by
+rounding (up to a point or so on the target), so that each row's "before" is its own.  Views and neighbours are not
+the paper's method: [the explanation](../explanation/calib.md) says what they are.  The views of the row `calibrator
+views` were drawn step by step; since then they are drawn image by image, so that two processes see what one sees: the
+same distribution, other numbers.
+
+**What was tuned.**  Settings of the calibrator were chosen on seed 0, which no row holds, with its target figures in
+view; the baselines run at their formulas' usual settings and were not tuned.  The row `calibrator released` has the
+released code's faults, its epsilon and its brightening correction, and our schedule, so it says what the faults do and
+is no reproduction.  Core-seconds of a cell that was interrupted and went on count its last part only: the shortest of a
+row may be too short.
 """
 
 # What the lead tried, and what came of it.  Only facts, with how they were found out.
@@ -36,22 +43,19 @@ The settings were explored on seed 0, one classifier, and that exploration looke
 above is of seed 0.  The rows of USPS to MNIST were begun at 1,000 steps and set to 500, for time, when seeds 1 and 2
 had finished; those two keep a row of their own, and the other seeds were added to it.
 
-Tried on USPS to MNIST, seed 0, target test accuracy in percent (DTN 62.6, LeNet 71.3 without a calibrator):
+Tried on USPS to MNIST, seed 0, by scratch runs that no script makes again, so without figures: an epsilon of 0.45 was
+far worse than 0.2 to 0.25 (with more room the critics are fooled by digits of another class); source weights from 0.1
+to 1 move the target little, and below 1 the source loses more than a point; twice and three times the steps brought one
+to two points, four times none; SHOT's objective through the calibrator (the mean entropy and the entropy of the mean
+prediction in the loss) brought no more than that.
 
-- epsilon 0.45 in place of 0.2 to 0.25 (LeNet, 450 steps): 72.1 in place of 81.3.  With more room the critics are
-  fooled by digits of another class.
-- `source_weight` 0.1, 0.5, 1 : the target moves by a point or two, the source loses 1.3, 1.9 and 0.7 to 0.9.
-- longer (DTN, constant rate): 78.8 at 400 steps, 79.9 at 800, 81.0 at 1,200, 80.1 at 1,600.
-- the mean entropy and the entropy of the mean prediction added to the loss (SHOT's objective, through the calibrator
-  instead of the weights; DTN 80.3, LeNet 81.1 to 81.9), also with epsilon 0.5 and the source's answers held: 81.6.
-
-**Where the rest is lost** (`per_class` in the cells): of the 1,000-step runs from USPS to MNIST, seeds 1 and 2, eight
-classes end between 89 and 99 %, most above 94.  Class 7 falls from 33 and 38 % to below 1 %: 974 and 960 of 1,028
-sevens become nines; and half of the ones stay twos or fours.  These two classes cost 15 of the 19 points that are
-missing.  Critics that only see which softmax outputs occur do not say *which* image should get which: once sevens pass
-as confident nines, nothing pulls them back, and no label-free score notices.  Moved batch-norm statistics (the released
-code's drift) or new weights (SHOT, DANN) do reach these classes, at the price of a classifier that is not the deployed
-one.
+**Where the game of the critics loses the rest** (`per_class` in the cells): of the 1,000-step runs from USPS to
+MNIST, seeds 1 and 2, eight classes end between 89 and 99 %, most above 94.  Class 7 falls from 33 and 38 % to below 1
+%: 974 and 960 of 1,028 sevens become nines; and half of the ones stay twos or fours.  These two classes cost 15 of
+the 19 points that are missing.  Critics that only see which softmax outputs occur do not say *which* image should get
+which: once sevens pass as confident nines, nothing pulls them back, and no label-free score notices.  Moved
+batch-norm statistics (the released code's drift) or new weights (SHOT, DANN) do reach these classes, at the price of
+a classifier that is not the deployed one.
 
 **What critics cannot see, views can.** Explored on seed 0 with target *training* labels, DTN, by scratch runs that no
 script makes again, so without figures:
@@ -65,11 +69,22 @@ script makes again, so without figures:
   less.
 - A small weight of `hold` costs the source more than the goal allows; 3 keeps it.
 
-Tried on CamVid: dusk is half as bright as day (mean 0.24 against 0.46), more than epsilon 0.1 can make up for.
-With epsilon 0.35 (300 steps, learning rate 5e-4, source weight 2, seed 0) the pixels of day that keep their
-right answer fall from 88 to 61 % while the validators see nothing gained, so that the identity is kept: dusk
-11.9 -> 11.9.  Epsilon 0.1 at learning rate 1e-3 cost day 3 to 10 points.  The gain of the table's setting is
-within chance, and day loses more than a point on two seeds: the claim for segmentation is **not shown** here.
+**What single views cannot say, neighbours can.**  From MNIST to USPS the classifier names hardly any nine, and smaller
+views put half of them right (the others become sevens and fours); from USPS to MNIST ones, sevens, nines and eights are
+the weak classes.  Explored on seed 0 with the labels of 5,000 target *training* images, again by scratch runs:
+
+- Agreement among pixel neighbours of the images as they are adds little; among images brought upright it makes the
+  taught labels nearly all right.
+- Balancing the classes in the agreement is what reaches the nines.  It was chosen with both targets in view; USPS is
+  far from balanced (16 % zeros), and it helped there, too.
+- A calibrator of 4x3 that is taught the *true* labels of 10,000 training images of MNIST for 500 steps stays about a
+  point below the paper's figure: that much is the room of this body and budget, not the teacher's.
+
+Tried on CamVid: dusk is half as bright as day, more than epsilon 0.1 can make up for.  With epsilon 0.35 day lost a
+third of its right pixels while the validators saw nothing gained, so that the identity was kept; a higher learning
+rate cost day 3 to 10 points.  The gain of the table's setting is within chance, and day loses more than a point on two
+seeds: the claim for segmentation is **not shown** here.  The preset `camvid-day-dusk` takes twice the steps at a
+higher rate and a source weight of 1; the row's settings are in `benchmarks/_calib_plan.py`.
 """
 
 NOTES = {

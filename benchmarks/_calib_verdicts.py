@@ -14,7 +14,11 @@ FLOORS = {"usps-mnist": 10.0, "mnist-usps": 6.0}
 SOURCE_FLOOR, SOURCE_GOAL = -1.0, -0.5
 FLOOR_SECONDS, SEEDS = 20 * 60, 3
 METHOD, LONGER = "calibrator", "calibrator 1000 steps"
-TAUGHT, TEACHER = "calibrator views", "surest view"
+# Taught calibrator: its teacher alone, and what that needs at test time.
+TAUGHT = {
+    "calibrator views": ("surest view", "eight passes of the classifier an image"),
+    "calibrator neighbours": ("neighbours", "four passes of the classifier an image and the target's images"),
+}
 
 
 def pairs_of(rows: list[Row]) -> dict[str, list[Row]]:
@@ -87,7 +91,7 @@ def verdicts(pair: str, rows: list[Row]) -> list[str]:
     if pair.startswith("camvid"):
         return [*lines, _segmentation_floor(own, before), *_others(own, rows)]
     if pair in FLOORS:
-        lines += [_floor(pair, row, rows) for row in rows if row["method"] in (METHOD, LONGER, TAUGHT)]
+        lines += [_floor(pair, row, rows) for row in rows if row["method"] in (METHOD, LONGER, *TAUGHT)]
     if pair in CLAIMS:
         lines += _goals(pair, rows)
     return lines + _others(own, rows) + _taught(rows)
@@ -173,21 +177,22 @@ def _others(own: Row, rows: list[Row]) -> list[str]:
 
 
 def _taught(rows: list[Row]) -> list[str]:
-    """The calibrator that views taught against its teacher alone, which needs no training but several passes."""
+    """Taught calibrators against their teachers alone, which need no training but more at test time."""
     named = {row["method"]: row for row in rows if "target_after" in row}
-    if TAUGHT not in named or TEACHER not in named:
-        return []
-    gap = against(named[TAUGHT], named[TEACHER])
-    if gap is None:
-        return []
-    lost = [
-        difference(named[name]["source_after"], source_only(rows, named[name])["source"])[0]
-        for name in (TAUGHT, TEACHER)
-    ]
-    return [
-        f"`{TAUGHT}` against `{TEACHER}`, its teacher without a calibrator (eight passes of the classifier an image): "
-        f"target {words(*gap)}; source {lost[0]:+.2f} against {lost[1]:+.2f}."
-    ]
+    lines = []
+    for taught, (teacher, needs) in TAUGHT.items():
+        gap = against(named[taught], named[teacher]) if {taught, teacher} <= set(named) else None
+        if gap is None:
+            continue
+        lost = [
+            difference(named[name]["source_after"], source_only(rows, named[name])["source"])[0]
+            for name in (taught, teacher)
+        ]
+        lines.append(
+            f"`{taught}` against `{teacher}`, its teacher without a calibrator ({needs}): "
+            f"target {words(*gap)}; source {lost[0]:+.2f} against {lost[1]:+.2f}."
+        )
+    return lines
 
 
 def _judged(tests: dict[str, bool]) -> str:

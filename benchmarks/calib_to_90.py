@@ -7,9 +7,9 @@ begin at the same classifier, trained on the source, whose own training is in no
 processor time of one thread while a method trains, with its set-up; scoring, every 50 steps on all test images, is
 left out.
 
-The calibrator runs with the settings of calib_accuracy.py's rows `calibrator` and `calibrator views`, which end with
-their schedule, and the first once more at a constant rate until the budget is used up; what is scored is its moving
-average.  Validation is left out, too, but for the zooms that the teacher of `calibrator views` weighs at that time: its
+The calibrator runs with the settings of calib_accuracy.py's rows `calibrator`, `calibrator views` and `calibrator
+neighbours`, which end with their schedule, and the first once more at a constant rate until the budget is used up; what
+is scored is its moving average.  Validation is left out, too, but for the zooms that a teacher weighs at that time: its
 training needs them.  DANN has the formula of calib.baselines, its schedule over as many steps, and then goes on.  The
 DANNs of pytorch-adapt and skada run in environments of their own (made with uv from pytorch_adapt/requirements.txt and
 skada/requirements.txt); where that fails, the JSON says what was tried.
@@ -42,8 +42,10 @@ from calib.data import open_domains
 from calib.domains import Domain
 from calib.features import Features
 from calib.feed import Feed
+from calib.neighbours import Neighbours
 from calib.source_classifier import bare, build_classifier
 from calib.step import Critics, Game, Weights
+from calib.survey import Survey, draw
 from calib.views import Teacher, Views
 from calib_accuracy import source_classifier
 from torch import Tensor, nn
@@ -56,7 +58,7 @@ PEERS = {"pytorch-adapt": "pytorch_adapt", "skada": "skada"}
 """Other projects with a DANN, and the folder of each with its requirements, its dann.py and its environment."""
 GOAL, BUDGET, EVERY = 90.0, 600.0, 50
 PAIR, IMAGE = "usps-mnist", (32, 32)
-VIEWS = "calibrator views"
+TAUGHT = ("calibrator views", "calibrator neighbours")
 
 Predict = Callable[[Tensor], Tensor]
 
@@ -118,11 +120,19 @@ def measure(given: argparse.Namespace, seed: int, record: dict[str, Any]) -> Non
         )
         record["runs"].append({"method": method, "seed": seed, **found})
 
-    views = config.model_copy(update={"loss": configuration(PAIR, VIEWS).loss})
+    taught = {}
+    for row in TAUGHT:
+        of_row = configuration(PAIR, row)
+        neighbours = of_row.neighbours.model_copy(
+            update={"count": 2} if given.quick and of_row.neighbours.count else {}
+        )
+        update = {"loss": of_row.loss, "views": of_row.views, "neighbours": neighbours}
+        changed = config.model_copy(update=update)
+        taught[row] = calibrator(classifier, data, changed, seed, changed.steps)
     for method, (steps, predict) in {
         "calibrator": calibrator(classifier, data, config, seed, config.steps),
         "calibrator, constant rate": calibrator(classifier, data, config, seed, last),
-        VIEWS: calibrator(classifier, data, views, seed, views.steps),
+        **taught,
         "DANN": dann(classifier, data, config, seed, last),
     }.items():
         add(method, race(steps, predict, data.test, data.test_labels, **limits))
@@ -176,19 +186,31 @@ def calibrator(
         schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(o, schedule) for o in optimizers if schedule]
         weights, features = Weights(**config.loss.model_dump()), Features(classifier)
         game = Game(model.calibrator, features, critics, optimizers[0], optimizers[1], weights)
+        how = Neighbours(**config.neighbours.model_dump())
+        unlabelled = TensorDataset(data.target)
         source, target = (
-            Domain(name, TensorDataset(images), model.calibrator, config.batch_size, seed)
-            for name, images in (("source", data.source), ("target", data.target))
+            Domain(name, images, model.calibrator, config.batch_size, seed)
+            for name, images in (
+                ("source", TensorDataset(data.source)),
+                ("target", draw(unlabelled, how.images, seed) if how.count else unlabelled),
+            )
         )
         sample = target.some(config.validation_images).pixels[:ZOOM_IMAGES]
         teacher = None
         if weights.views:
             teacher = Teacher(lambda images: predict(images).softmax(1), Views(**config.views.model_dump()))
-        feed = Feed([source, target], features, classifier, weights, seed, torch.device("cpu"), teacher)
+        survey = None
+        if teacher is not None and how.count:
+            survey = Survey(teacher, target, how, seed, torch.device("cpu"))
+        feed = Feed(
+            [source, target], features, classifier, weights, seed, torch.device("cpu"), survey or teacher
+        )
         feed.fill_tables(config.steps * config.batch_size)
         for step in range(schedule) if schedule else count():
             if teacher is not None and step % config.validate_every == 0:
                 teacher.weigh_zooms(sample)
+            if survey is not None and step % how.every == 0:
+                survey.ask(step)
             patch = draw_patch(*IMAGE, config.patch, seed, step)
             game.play([(feed.next_batch(step), patch)])
             averaged.update_parameters(model.calibrator)

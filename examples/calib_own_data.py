@@ -23,7 +23,8 @@ for split, count in (("train", 500), ("test", 100)):
             folder.mkdir(parents=True, exist_ok=True)
             shown.save(folder / f"{n}.png")
 
-# A classifier of your own is a function in a file; --weights reads its safetensors. Without, it is trained first.
+# A classifier of your own is a function in a file, with the weights that it loads or that --weights names. This one has
+# none yet: train_classifier trains it on the source first.
 Path("net.py").write_text(
     "from torch import nn\n"
     "def build(num_classes, in_channels):\n"
@@ -31,7 +32,8 @@ Path("net.py").write_text(
     "                         nn.Flatten(), nn.Linear(800, num_classes))\n"
 )
 Path("settings.yaml").write_text(
-    "image_size: 32\nvalidate_every: 20\nblocks: 1\nloss: {source: 1.0}\ntraining: {epochs: 60, batch_size: 32}\n"
+    "image_size: 32\nvalidate_every: 20\nblocks: 1\nloss: {source: 1.0}\n"
+    "train_classifier: true\ntraining: {epochs: 15, batch_size: 32}\n"
 )
 
 

@@ -192,6 +192,7 @@ def test_race_to_90_runs_without_the_other_environment(tmp_path):
         "calibrator",
         "calibrator, constant rate",
         "calibrator views",
+        "calibrator neighbours",
         "DANN",
     ]
     for found in record["runs"]:

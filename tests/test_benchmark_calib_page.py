@@ -156,10 +156,13 @@ def test_bodies_join_latency_and_accuracy(tmp_path):
     assert "on every pair: **missed** (lowres 4x9, as `calibrator`: less accurate; lowres 4x3" in page(
         tmp_path, rows, measured
     )
-    rows += [row("calibrator views", (90.0, 91.0, 92.0)), row("calibrator views lowres", (89.5, 90.5, 91.5))]
+    rows += [
+        row("calibrator neighbours", (90.0, 91.0, 92.0)),
+        row("calibrator neighbours lowres", (89.5, 90.5, 91.5)),
+    ]
     text = page(tmp_path, rows, measured)
-    assert "lowres 4x3, as `calibrator views`: reached" in text
-    assert "lowres 4x9, as `calibrator views`" not in text
+    assert "lowres 4x3, as `calibrator neighbours`: reached" in text
+    assert "lowres 4x9, as `calibrator neighbours`" not in text
     bodies["lowres 4x9"]["dtn"] = bodies["lowres 4x3"]["dtn"] = 1.3
     file.write_text(json.dumps(record))
     rows[1]["target_after"] = [84.2, 86.3, 88.0]

@@ -1,6 +1,7 @@
 """Every example and notebook runs, with few steps, in a process and a folder of its own."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import jupytext
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SAID = {  # the few steps that an example is given here, and what it must say
+SAID = {  # the few steps that an example is given here, and what it must say, a regular expression
     "corsd_loop.py": ("3", "with CORSD: "),
     "corsd_lightning.py": ("3", "accuracy "),
     "corsd_early_exit.py": ("2", "threshold 1.01: "),
@@ -21,7 +22,8 @@ SAID = {  # the few steps that an example is given here, and what it must say
     "calib_attach.py": ("2", "kept: step"),
     "calib_domains.py": ("1", "glare: "),
     "calib_serve.py": ("1", "alpha 0.0: largest difference"),
-    "calib_own_data.py": ("2", "target after"),
+    # Of ten classes: its classifier was trained, or this would be near 10 %.
+    "calib_own_data.py": ("2", r"source before ([89]\d\.\d|100\.0) %"),
     "notebooks/try_corsd.py": ("2", "cross-entropy "),
     "notebooks/try_fsd.py": ("2", ""),
     "notebooks/try_calib.py": ("2", "classifier unchanged: True"),
@@ -48,7 +50,7 @@ def test_an_example_runs(name: str, tmp_path: Path) -> None:
     settings = {"OMP_NUM_THREADS": "1", "STEPS": steps, "MPLBACKEND": "agg"}
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | settings, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert said in done.stdout
+    assert re.search(said, done.stdout), done.stdout[-2000:]
     assert "Traceback" not in done.stderr
 
 

@@ -13,6 +13,7 @@ from calib.adaptation import adapt
 from calib.attachment import ClassifierChangedError, attach
 from calib.calibrator import Calibrator
 from calib.critics import FeatureCritic, PixelCritic, draw_patch
+from calib.neighbours import Neighbours
 from calib.processes import join
 from calib.step import Critics, Weights
 from calib.views import Views
@@ -72,19 +73,46 @@ def test_the_classifier_does_not_change_and_the_caller_s_random_state_neither():
     assert report.epsilon_unit == "share of the value range"
 
 
-def test_target_labels_are_never_looked_at():
-    class Alarmed(ArrayImages):
-        def __getitem__(self, index):
-            raise AssertionError("an item was read one by one")
-
-    target = toy(shift=0.3)
-    wrong = Alarmed(target.images, 1 - target.labels)
-    runs = []
-    for labelled in (target, wrong):
+def test_other_target_labels_give_the_same_calibrator():
+    target, runs = toy(shift=0.3), []
+    for labels in (target.labels, 1 - target.labels):
         calibrated = model()
-        adapt(calibrated, toy(), ArrayImages(labelled.images, labelled.labels), steps=4, **SHORT)
+        adapt(calibrated, toy(), ArrayImages(target.images, labels), steps=4, **SHORT)
         runs.append(weights_of(calibrated))
     assert_same_state(*runs)
+
+
+class Alarmed(torch.Tensor):
+    """Labels that may be carried along with their images, but raise as soon as anything looks at one."""
+
+    CARRIED = ("__get__", "__getitem__", "cat", "dim")
+
+    @classmethod
+    def __torch_function__(cls, function, types, arguments=(), more=None):
+        if function.__name__ not in cls.CARRIED:
+            raise AssertionError(f"{function.__name__} looked at a target label")
+        return super().__torch_function__(function, types, arguments, more or {})
+
+
+def test_target_labels_are_never_looked_at():
+    target = toy(shift=0.3)
+    batches = list(zip(target.images.split(8), target.labels.split(8), strict=True))
+    alarmed = [(images, labels.as_subclass(Alarmed)) for images, labels in batches]
+    adapt(model(), toy(), alarmed, steps=4, **SHORT)
+    # The alarm works: this selection does look.
+    with pytest.raises(AssertionError, match="looked at a target label"):
+        adapt(model(), toy(), alarmed, steps=4, selection="oracle", **SHORT)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_one_or_two_target_images_have_no_neighbourhoods_and_are_enough_without(images):
+    for selection in ("last", "information"):
+        calibrated = model()
+        report = adapt(calibrated, toy(), toy(images, shift=0.3), steps=2, selection=selection, **SHORT)
+        assert report.classifier_unchanged
+        assert "neighbourhood" not in report.validators
+    with pytest.raises(ValueError, match="'neighbourhood', which needs three or more target images"):
+        adapt(model(), toy(), toy(images, shift=0.3), steps=2, selection="neighbourhood", **SHORT)
 
 
 def test_a_brightness_shift_is_undone_enough_to_be_named_right():
@@ -164,6 +192,11 @@ def test_the_released_code_is_repeated_whole_or_not_at_all(mode):
         {"ema": None, "accumulate": 2},
         {"compat": "released"},
         {"weights": Weights(views=1.0, hold=1.0), "views": Views(count=2, threshold=0.0)},
+        {
+            "weights": Weights(views=1.0, hold=1.0),
+            "views": Views(count=2),
+            "neighbours": Neighbours(count=3, threshold=0.0, every=2),
+        },
     ],
 )
 def test_resume_equals_the_straight_run_bit_for_bit(tmp_path, stopped_at, more, monkeypatch):
@@ -285,7 +318,15 @@ def two_processes_with_views():
     return two_processes(weights=Weights(views=1.0, hold=1.0), views=Views(count=2, threshold=0.0))
 
 
-@pytest.mark.parametrize("work", [two_processes, two_processes_with_views])
+def two_processes_with_neighbours():
+    return two_processes(
+        weights=Weights(views=1.0, hold=1.0),
+        views=Views(count=2),
+        neighbours=Neighbours(count=3, threshold=0.0, every=5),
+    )
+
+
+@pytest.mark.parametrize("work", [two_processes, two_processes_with_views, two_processes_with_neighbours])
 def test_two_processes_equal_one(work):
     one, (first, second) = work(), run_ranks(work, 2, timeout=120.0)
     for name, value in one.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from calib.analysis import analyse, lines, open_critics
+from calib.report import report
 from calib.samples import sample, score, scores_by_epsilon
 from calib.trained import open_test, open_trained
 from shared_core.run.checkpoint import CheckpointError
@@ -43,6 +44,12 @@ def test_the_corrections_have_the_size_that_they_should(run: Path) -> None:
 def test_spectra_and_curve_have_their_ends_right(run: Path) -> None:
     found = analyse(run, CPU, images=8, steps=1)
     assert {len(values) for values in found["spectra"].values()} == {17}
+    assert found["epsilon_unit"] == "share of the value range"
+    page = report(run).read_text()
+    assert (
+        "8 target test images, epsilon 0.2 (share of the value range), which is 51 of 255 grey levels."
+        in page
+    )
     curve = found["by_epsilon"]
     assert curve["epsilon"][0] == 0
     assert curve["epsilon"][-1] == found["epsilon"]

@@ -167,6 +167,7 @@ TOUCHED = {
     "moment_matching": "nothing",
     "random_correction": "nothing",
     "surest_view": "nothing",
+    "neighbours": "nothing",
     "bn_adapt": "buffers",
     "tent": "batch-norm weights",
     "deep_coral": "new model",

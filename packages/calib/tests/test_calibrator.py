@@ -167,9 +167,28 @@ def test_images_that_do_not_fit_are_refused(as_a_user, images, message):
         Calibrator(3, 0.2, 2, 1)(images)
 
 
-def test_alpha_outside_of_its_range_is_refused():
-    with pytest.raises(ValueError, match=r"alpha is 1.5; it must be from 0 \(off\) to 1"):
-        Calibrator(1, 0.2, 2, 1)(torch.rand(1, 1, 8, 8), 1.5)
+@pytest.mark.parametrize("wrong", [1.5, -1.0, float("nan")])
+def test_alpha_outside_of_its_range_is_refused(wrong):
+    calibrator, images = Calibrator(1, 0.2, 2, 1), torch.rand(2, 1, 8, 8)
+    for alpha in (wrong, torch.tensor(wrong), torch.tensor([1.0, wrong])):
+        with pytest.raises(ValueError, match=r"alpha is .*must be from 0 \(off\) to 1"):
+            calibrator(images, alpha)
+
+
+@settings(max_examples=20, deadline=None)
+@given(**ANY_NET, alpha=st.floats(width=32))
+def test_bound_holds_for_any_alpha_where_it_cannot_be_refused(alpha, **drawn):
+    calibrator, images = any_net_and_images(**drawn)
+    # As in a graph, which goes by the same lines without the check.
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.compiler, "is_compiling", lambda: True)
+        found = [calibrator(images, value) for value in (alpha, torch.tensor(alpha), torch.full((2,), alpha))]
+    low, high = calibrator.low.double(), calibrator.high.double()
+    ulp = torch.from_numpy(np.spacing(torch.maximum(low.abs(), high.abs()).float().numpy()))
+    for moved in found:
+        assert bool(((moved.double() - images.double()).abs() <= drawn["epsilon"] * (high - low) + ulp).all())
+        if not alpha > 0:
+            assert torch.equal(moved, images)
 
 
 def test_value_range_of_holds_black_and_white_however_they_are_rounded():
@@ -195,6 +214,15 @@ def test_bfloat16_stays_within_one_rounding_of_the_bound():
     out = calibrator(images).detach()
     assert out.dtype == torch.bfloat16
     assert float((out.float() - images.float()).abs().max()) <= 0.25 + 2**-8
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("alpha", [1.5, -1.0, float("nan"), torch.tensor(1.5), torch.tensor(float("nan"))])
+def test_compiled_cuts_an_alpha_that_it_cannot_refuse(alpha):
+    calibrator = randomised(Calibrator(1, 0.2, 2, 1), 1.0).eval()
+    images = torch.rand(2, 1, 16, 16)
+    out = torch.compile(calibrator, backend="eager")(images, alpha)
+    assert torch.allclose(out, calibrator(images, 1.0 if alpha > 0 else 0.0), atol=1e-5)
 
 
 @pytest.mark.compile

@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import pytest
 from calib.config import PRESETS, AdaptConfig
+from calib.neighbours import Neighbours
 from calib.step import Weights
 from calib.views import Views
 from pydantic import ValidationError
@@ -12,6 +13,12 @@ from pydantic import ValidationError
 def test_settings_of_the_loss_and_of_views_have_the_defaults_of_what_they_become():
     assert AdaptConfig().loss.model_dump() == asdict(Weights())
     assert AdaptConfig().views.model_dump() == asdict(Views())
+    assert AdaptConfig().neighbours.model_dump() == asdict(Neighbours())
+
+
+def test_neighbours_without_views_to_agree_on_are_refused():
+    with pytest.raises(ValidationError, match=r"give loss\.views above 0"):
+        AdaptConfig(neighbours={"count": 5})
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from calib.calibrator import Calibrator
+from calib.calibrator import Calibrator, value_range_of
 from calib.domains import Domain, check_ranges
 from shared_core.data.arrays import ArrayImages
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -123,7 +123,76 @@ def test_different_ranges_are_detected_and_named():
     with pytest.raises(ValueError, match=r"target images run from 0 to 0\.0039.*different ranges"):
         check_ranges(images, images / 255, plain)
     check_ranges(2 * images - 1, 1.4 * images - 0.9, wide)
-    with pytest.raises(ValueError, match="source images run from 0 to 1, while the target images fill"):
+    with pytest.raises(
+        ValueError, match=r"source images run from 0 to 1, but target images from -1 to 1, in the"
+    ):
         check_ranges(images, 2 * images - 1, wide)
     # A bright domain in [0, 1] is just bright.
     check_ranges(images, 0.5 + images / 2, plain)
+
+
+MEAN, STD = (torch.tensor(v).reshape(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+FORMS = {
+    "plain": lambda images: images,
+    "half": lambda images: (images - 0.5) / 0.5,
+    "imagenet": lambda images: (images - MEAN) / STD,
+}
+RANGES = {
+    "half": (-1.0, 1.0),
+    "imagenet": value_range_of(MEAN.flatten().tolist(), STD.flatten().tolist()),
+    "one for all": (-2.2, 2.7),
+}
+
+
+def photographs(low=0.0, high=1.0):
+    """Four images, of which some pixel is as dark and some as bright as it can be."""
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images[0, :, 0, 0], images[0, :, 0, 1] = 0, 1
+    return low + (high - low) * images
+
+
+@pytest.mark.parametrize("ends", [(0.0, 1.0), (0.02, 0.95)], ids=["black to white", "nearly"])
+@pytest.mark.parametrize(
+    ("narrow", "wide", "value_range"),
+    [
+        ("plain", "imagenet", "imagenet"),
+        ("plain", "imagenet", "one for all"),
+        ("plain", "half", "half"),
+        ("plain", "half", "one for all"),
+        ("half", "imagenet", "one for all"),
+    ],
+)
+def test_a_domain_that_is_normalised_otherwise_is_detected(narrow, wide, value_range, ends):
+    calibrator = Calibrator(3, 0.2, 2, 0, value_range=RANGES[value_range])
+    one, other = FORMS[narrow](photographs(*ends)), FORMS[wide](photographs())
+    with pytest.raises(ValueError, match=r"source images run from .* but target images .*scale both alike"):
+        check_ranges(one, other, calibrator)
+    with pytest.raises(ValueError, match=r"target images run from .* but source images .*scale both alike"):
+        check_ranges(other, one, calibrator)
+    # The other domain may be dark or pale.  (A bright one in [-1, 1] cannot be told from a plain one.)
+    for change in ((0.0, 0.3), (0.1, 0.8)):
+        with pytest.raises(ValueError, match="scale both alike"):
+            check_ranges(one, FORMS[wide](photographs(*change)), calibrator)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [(0.0, 1.0), (0.0, 0.5), (0.0, 0.3), (0.6, 1.0), (0.9, 1.0), (0.3, 0.7), (0.45, 0.9)],
+    ids=lambda ends: f"{ends[0]}-{ends[1]}",
+)
+@pytest.mark.parametrize(
+    ("form", "value_range"),
+    [
+        ("half", "half"),
+        ("imagenet", "imagenet"),
+        ("imagenet", "one for all"),
+        ("plain", None),
+        ("plain", (0.0, 2.0)),
+    ],
+)
+def test_dark_bright_and_pale_domains_are_no_fault(form, value_range, change):
+    wide = RANGES.get(value_range, value_range or (0.0, 1.0))
+    calibrator = Calibrator(3, 0.2, 2, 0, value_range=wide)
+    all_of_it, some = FORMS[form](photographs()), FORMS[form](photographs(*change))
+    check_ranges(all_of_it, some, calibrator)
+    check_ranges(some, all_of_it, calibrator)

@@ -4,7 +4,14 @@ import pytest
 import torch
 from calib.attachment import attach
 from calib.calibrator import Calibrator
-from calib.evaluate import evaluate_classifier, evaluate_segmenter, four_numbers, latency_ratio, scores_of
+from calib.evaluate import (
+    evaluate_classifier,
+    evaluate_segmenter,
+    four_numbers,
+    is_near_chance,
+    latency_ratio,
+    scores_of,
+)
 from shared_core.data.arrays import ArrayImages
 from shared_core.data.masks import ArrayMasks
 from torch import nn
@@ -35,6 +42,24 @@ def test_scores_by_hand():
     assert found["per_class"] == [100.0, 66.67, None]
     assert found["confusion"] == [[1, 0, 0], [1, 2, 0], [0, 0, 0]]
     assert sum(map(sum, scores_of(torch.eye(2, dtype=torch.int64))["confusion"])) == 2
+
+
+@pytest.mark.parametrize(
+    ("matrix", "guessed"),
+    [
+        ([[5, 5], [5, 5]], True),
+        ([[90, 0], [10, 0]], True),  # always the class that 90 % of the images have
+        ([[54, 46], [46, 54]], True),
+        ([[56, 44], [44, 56]], False),
+        ([[1, 9, 0], [0, 10, 0], [0, 10, 0]], True),
+        ([[5, 5, 0], [0, 10, 0], [0, 10, 0]], False),
+        ([[9, 1, 0], [1, 9, 0], [0, 0, 0]], False),
+        ([[0, 9, 0], [0, 9, 0], [0, 0, 0]], True),
+        ([[1, 9], [0, 0]], False),  # one class alone says nothing
+    ],
+)
+def test_near_chance_is_less_than_a_tenth_of_the_way_to_perfect(matrix, guessed):
+    assert is_near_chance(torch.tensor(matrix)) is guessed
 
 
 def test_four_numbers_are_with_and_without_the_calibrator():

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,35 @@ def test_alpha_is_an_input_that_may_be_left_out(residual: Path) -> None:
     # Nothing can raise in a graph, so alpha is cut to [0, 1] and cannot widen the bound.
     assert torch.equal(run(residual, x, 7.0), run(residual, x, 1.0))
     assert torch.equal(run(residual, x, -1.0), x)
+    assert torch.equal(run(residual, x, float("nan")), x)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 1e3])
+@pytest.mark.parametrize("size", SIZES)
+def test_bound_holds_for_any_alpha_under_torch_export(
+    program: tuple[nn.Module, dict], size: tuple[int, int], scale: float
+) -> None:
+    graph, generator = deepcopy(program[0]), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in graph.named_parameters():
+            assert ".body." in name
+            value.copy_(scale * torch.randn(value.shape, generator=generator))
+        x = images(3, *size)
+        whole = graph(x, torch.tensor(1.0))
+        assert (whole - x).abs().max() > 0.1
+        for alpha in (1.5, 1e30, float("inf")):
+            assert torch.equal(graph(x, torch.tensor(alpha)), whole)
+        assert (whole.double() - x.double()).abs().max() <= 0.2 + np.spacing(np.float32(1))
+        for alpha in (-0.0, -1.0, float("nan"), -float("inf")):
+            assert torch.equal(graph(x, torch.tensor(alpha)), x)
+
+
+def test_a_calibrator_that_is_exported_by_hand_keeps_its_bound() -> None:
+    made, x = calibrator(), images(2, 16, 16)
+    each = torch.export.export(made, (x, torch.tensor([1.0, 1.0]))).module()
+    found = each(x, torch.tensor([1.5, float("nan")]))
+    assert (found[0] - plainly(made, x)[0]).abs().max() < 1e-6
+    assert torch.equal(found[1], x[1])
 
 
 @pytest.mark.parametrize("wrong", [1.5, -0.01, float("nan"), float("inf")])

@@ -15,7 +15,7 @@ from calib.config import PRESETS, AdaptConfig, Baseline
 from calib.report import report
 from calib.report_images import EVENLY
 from calib.run import run
-from calib.summary import cautions, sentence
+from calib.summary import BASELINE_NAMES, cautions, sentence
 
 HEADINGS = (
     "Other ways",
@@ -231,6 +231,10 @@ def test_the_readme_runs_as_it_stands(block: str, capsys, tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "README.md", "exec"), {})  # noqa: S102
     assert "tensor" in capsys.readouterr().out
+
+
+def test_every_method_has_a_name() -> None:
+    assert set(BASELINE_NAMES) == {"calibrator", "source_only", *Baseline.__args__}
 
 
 def test_the_readme_lists_every_preset_baseline_body_and_validator() -> None:

@@ -5,8 +5,16 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 from calib import run
+from calib.cli import main
 from calib.config import AdaptConfig, LossWeights, Training
+from calib.data import open_domains
+from calib.evaluate import evaluate_classifier
+from calib.source_classifier import is_trained_here, origin, the_classifier
+from calib.summary import cautions
+from calib.trained import open_trained
+from shared_core.ops.freeze import changed, checksums, digest
 from shared_core.run.config import ConfigError
 from shared_core.run.folder import RunFolderError
 from shared_core.run.result import check_result
@@ -65,10 +73,75 @@ def test_several_seeds_are_cells_and_means(config, tmp_path):
 
 
 def test_baselines_are_rows_that_say_what_they_touch(config, tmp_path):
-    methods = ["moment_matching", "bn_adapt", "dann", "target_supervised"]
+    methods = ["moment_matching", "surest_view", "bn_adapt", "dann", "target_supervised"]
     rows = run.run(config.model_copy(update={"baselines": methods}), tmp_path / "run")["baselines"]
-    touched = ["nothing", "buffers", "new model", "new model"]
+    touched = ["nothing", "nothing", "buffers", "new model", "new model"]
     assert [(row["method"], row["touched"]) for row in rows] == list(zip(methods, touched, strict=True))
+    assert "surest view" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_net_from_a_file_is_as_it_comes_and_seems_untrained(config, tmp_path, capsys):
+    result = run.run(config, tmp_path / "run")
+    assert result["classifier_origin"] == f"has the weights that {config.classifier} gives it"
+    assert not (tmp_path / "run" / "classifier.safetensors").exists()
+    assert result["classifier_near_chance"] is True
+    said = capsys.readouterr().err
+    assert f"the classifier has the weights that {config.classifier} gives it" in said
+    page = (tmp_path / "run" / "report.html").read_text()
+    for place in (said, page, " ".join(cautions(result))):
+        assert "THE CLASSIFIER SEEMS UNTRAINED" in place
+
+
+TRAINED = {"train_classifier": True, "training": Training(epochs=20.0, batch_size=8, learning_rate=3e-3)}
+
+
+def test_a_function_in_a_file_is_trained_on_the_source_where_the_run_is_told_to(config, tmp_path, capsys):
+    result = run.run(config.model_copy(update=TRAINED), tmp_path / "run")
+    # Of three classes, by brightness.
+    assert result["source_before"] > 80
+    assert result["classifier_near_chance"] is False
+    wanted = f"was trained on the source first, from the weights that {config.classifier} gives it"
+    assert result["classifier_origin"] == wanted
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "It was trained on the source first" in page
+    for place in (capsys.readouterr().err, page):
+        assert "UNTRAINED" not in place
+    # It is the one that is opened again.
+    opened = open_trained(tmp_path / "run").model.classifier
+    assert digest(checksums(opened)) == result["classifier_digest"]
+
+
+@pytest.mark.slow
+def test_a_named_net_without_weights_is_trained_on_the_source(config, tmp_path):
+    training = Training(epochs=10.0, batch_size=8, learning_rate=3e-3)
+    changes = {"classifier": "torchvision:resnet18", "image_size": 32, "training": training}
+    named = config.model_copy(update=changes)
+    domains, cpu = open_domains(named), torch.device("cpu")
+    net = the_classifier(named, domains, 0, tmp_path, cpu)
+    assert evaluate_classifier(net, domains.source_test, 3, cpu)["accuracy"] > 80
+    again = the_classifier(named, domains, 0, tmp_path, cpu)
+    assert changed(checksums(net), checksums(again)) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "trained"),
+    [
+        ({"classifier": "small:lenet"}, True),
+        ({"classifier": "small:lenet", "pretrained": True}, True),
+        ({"classifier": "small:lenet", "weights": "a.safetensors"}, False),
+        ({"classifier": "torchvision:resnet18"}, True),
+        ({"classifier": "torchvision:resnet18", "pretrained": True}, False),
+        ({"classifier": "torchvision:resnet18", "pretrained": True, "train_classifier": True}, True),
+        ({"classifier": "timm:vit_tiny_patch16_224"}, True),
+        ({"classifier": "timm:vit_tiny_patch16_224", "weights": "a.safetensors"}, False),
+        ({"classifier": "net.py:build"}, False),
+        ({"classifier": "net.py:build", "train_classifier": True}, True),
+        ({"classifier": "model.onnx"}, False),
+    ],
+)
+def test_which_classifiers_a_run_trains(values, trained):
+    assert is_trained_here(AdaptConfig(**values)) is trained
+    assert origin(AdaptConfig(**values)).startswith("was trained" if trained else "has ")
 
 
 @pytest.mark.slow
@@ -122,11 +195,36 @@ def test_released_numbers_before_are_of_the_classifier_as_it_came(config, tmp_pa
         ({"classifier": "nowhere.py:net"}, "nowhere.py"),
         ({"source": "npz:nowhere.npz"}, "there is no file nowhere.npz"),
         ({"device": "cuda:7"}, "device 'cuda:7' is not here"),
+        ({"classifier": "torchvision:resnet18", "channels": 1}, "images of 3 channels"),
+        (
+            {"classifier": "small:lenet", "image_size": 8},
+            r"lenet cannot take source images of shape \(2, 3, 8",
+        ),
+        ({"train_classifier": True, "image_size": 20}, r"net cannot take source images of shape \(2, 3, 20"),
     ],
 )
 def test_what_cannot_work_is_found_before_anything_starts(config, tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
         run.run(config.model_copy(update=changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return nn.Flatten()", r"answers with shape \(2, 768\); .* it must be \(2, 3\)"),
+        ("return nn.Sequential(nn.Flatten(), nn.LSTM(768, 3))", "answers with a tuple"),
+        (
+            "return nn.Sequential(nn.Flatten(), nn.Linear(768, 3)).requires_grad_(False)",
+            "cannot be trained: its answers give no gradient to any weight",
+        ),
+    ],
+)
+def test_a_classifier_that_cannot_be_trained_is_refused(config, tmp_path, body, message):
+    (tmp_path / "other.py").write_text(f"from torch import nn\ndef net():\n    {body}\n")
+    other = {"classifier": f"{tmp_path / 'other.py'}:net", "train_classifier": True}
+    with pytest.raises(ConfigError, match=message):
+        run.run(config.model_copy(update=other), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -136,10 +234,18 @@ def test_a_run_without_pixel_or_feature_critic_is_refused(config, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("spec", ["torchvision:resnet18", "timm:vit_tiny_patch16_224"])
 def test_large_classifiers_at_224_pixels_run_and_verify(config, tmp_path, spec):
     pytest.importorskip("timm")
-    torch.set_num_threads(1)
-    changes = {"classifier": spec, "image_size": 224, "steps": 1, "batch_size": 2, "validation_images": 3}
-    result = run.run(config.model_copy(update={**changes, "normalize": "imagenet"}), tmp_path / "run")
+    settings = config.model_dump(mode="json")
+    # One step of each training.
+    settings |= {"image_size": 224, "normalize": "imagenet", "training": {"epochs": 0.01, "batch_size": 2}}
+    settings |= {"steps": 1, "batch_size": 2, "validation_images": 3}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
+    places = ["--config", str(tmp_path / "settings.yaml"), "--out", str(tmp_path / "run")]
+    assert main(["adapt", "--classifier", spec, *places]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["classifier_unchanged"] is True
+    assert result["classifier"] == spec
+    assert (tmp_path / "run" / "classifier.safetensors").is_file()

@@ -1,5 +1,6 @@
 """Which calibrator is kept."""
 
+import pytest
 import torch
 from calib.selection import Selection
 from torch import nn
@@ -40,6 +41,11 @@ def test_the_identity_wins_where_nothing_improves():
 def test_last_takes_the_last():
     selection = Selection("last", 1.0)
     assert offered(selection, (96.0, 1.0), (10.0, 0.0), (5.0, 0.0)) == [True, True, True]
+
+
+def test_a_validator_that_the_sample_was_too_small_for_is_named():
+    with pytest.raises(ValueError, match="selection is 'neighbourhood', which needs three or more"):
+        offered(Selection("neighbourhood", 1.0), (96.0, 1.0))
 
 
 def test_weights_are_copies_and_the_state_comes_back():

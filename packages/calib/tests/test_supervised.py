@@ -37,6 +37,23 @@ def test_the_same_seed_gives_the_same_net_and_another_another():
         assert_same_state(trained(1).state_dict(), trained(2).state_dict())
 
 
+def test_auxiliary_logits_are_left_out():
+    class Auxiliary(nn.Module):
+        """As GoogLeNet: its own logits first, and others after them while it trains."""
+
+        def __init__(self):
+            super().__init__()
+            self.own, self.other = nn.Linear(64, 2), nn.Linear(64, 2)
+
+        def forward(self, images):
+            x = images.flatten(1)
+            return (self.own(x), self.other(x)) if self.training else self.own(x)
+
+    net, data = Auxiliary(), halves()
+    train_classifier(net, data, 10.0, 8, 1e-2, 0.0, 0, torch.device("cpu"))
+    assert torch.equal(net(data.images.float() / 255).argmax(1), data.labels)
+
+
 def test_a_batch_larger_than_the_data_is_the_data():
     whole, larger = (trained(0, epochs=1.0, batch_size=size) for size in (500, 900))
     assert_same_state(whole.state_dict(), larger.state_dict())

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from calib.classifiers import Normalized, OnnxClassifier, open_classifier
     from calib.critics import FeatureCritic, PixelCritic, PixelwiseFeatureCritic
     from calib.losses import calibrator_loss, critic_loss
+    from calib.neighbours import Neighbours
     from calib.step import Critics, Weights
     from calib.views import Views
 
@@ -29,6 +30,7 @@ __all__ = [
     "ClassifierChangedError",
     "Critics",
     "FeatureCritic",
+    "Neighbours",
     "Normalized",
     "OnnxClassifier",
     "PixelCritic",
@@ -62,6 +64,7 @@ _HOMES = {
     "PixelwiseFeatureCritic": "critics",
     "calibrator_loss": "losses",
     "critic_loss": "losses",
+    "Neighbours": "neighbours",
     "Critics": "step",
     "Views": "views",
     "Weights": "step",

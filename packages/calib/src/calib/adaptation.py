@@ -37,10 +37,12 @@ from calib.critics import Patch, draw_patch
 from calib.domains import Domain, check_ranges
 from calib.features import Features
 from calib.feed import Feed
+from calib.neighbours import Neighbours
 from calib.processes import join
 from calib.refusals import check_arguments, check_released
 from calib.selection import Selection
 from calib.step import Batch, Critics, Game, Weights, default_critics
+from calib.survey import Survey, draw
 from calib.validation import measure
 from calib.views import Teacher, Views
 
@@ -86,6 +88,7 @@ def adapt(
     schedule: str = "constant",
     weights: Weights | None = None,
     views: Views | None = None,
+    neighbours: Neighbours | None = None,
     feature: str = "softmax",
     feature_stride: int = 1,
     critics: Critics | None = None,
@@ -119,6 +122,8 @@ def adapt(
         schedule: of both learning rates, "constant" (the paper's) or "cosine" down to 0.
         weights: of the loss, see :class:`calib.step.Weights`; feature=0 needs no gradient of the classifier.
         views: which views of a target image teach where `weights.views` is above 0, see :mod:`calib.views`.
+        neighbours: with a `count` above 0, what the views say is agreed on among images that look alike, for the
+            whole target every `every` steps, see :mod:`calib.neighbours`; the target must be a data set.
         feature: what the feature critic sees: "softmax", "logits" or "layer:NAME"; of feature maps every
             `feature_stride`-th pixel of every `feature_stride`-th row.
         critics: your own; default: a pixel critic on `patches` patches of `patch` by `patch` pixels a step, and a
@@ -145,11 +150,17 @@ def adapt(
     check_arguments(compat, selection, schedule, precision, steps, batch_size, accumulate, world_size())
     if released:
         check_released(model.calibrator.mode, weights)
+    if neighbours is not None and neighbours.count and not weights.views:
+        raise ValueError(
+            "neighbours agree on what the views say: give weights.views above 0, or neighbours.count 0"
+        )
     accelerator = join(device, precision)
     on, main = accelerator.device, accelerator.is_main_process
     model.to(on)
     calibrator = model.calibrator
 
+    if neighbours is not None and neighbours.count:
+        target = draw(target, neighbours.images, seed)
     # both domains, and whether they fit each other and the classifier
     batch = batch_size // accumulate
     domains = [
@@ -193,6 +204,9 @@ def adapt(
         teacher = None
         if weights.views:
             teacher = Teacher(lambda images: model.classifier(kept(images)).softmax(1), views or Views())
+        survey = None
+        if teacher is not None and neighbours is not None and neighbours.count:
+            survey = Survey(teacher, domains[1], neighbours, seed, on, accelerator.autocast)
         chosen = Selection(selection, source_tolerance)
         guard = FiniteGuard(on_nonfinite)
 
@@ -211,6 +225,7 @@ def adapt(
         saved |= {"averaged": averaged} if averaged is not None else {}
         saved |= {"classifier": model.classifier} if released else {}
         saved |= {"teacher": teacher} if teacher is not None else {}
+        saved |= {"survey": survey} if survey is not None else {}
         saved |= {"scaler": accelerator.scaler} if accelerator.scaler is not None else {}
         folder = RunFolder(out) if out is not None else None
         step = 0
@@ -229,7 +244,9 @@ def adapt(
             if main:
                 # Without a checkpoint the line of step 0, too, is about to come again.
                 cut_back(folder.metrics, step or -1)
-        feed = Feed(domains, features, model.classifier, weights, seed, on, teacher, accelerator.autocast)
+        feed = Feed(
+            domains, features, model.classifier, weights, seed, on, survey or teacher, accelerator.autocast
+        )
         feed.seek(step * accumulate)
         if not released:
             feed.fill_tables(steps * batch_size)
@@ -274,6 +291,8 @@ def adapt(
         open_things.enter_context(drifting(model) if released else nullcontext())
         while step < steps:
             started = time.perf_counter()
+            if survey is not None and neighbours is not None and step % neighbours.every == 0:
+                survey.ask(step)
             calibrator.train()
             critics.train()
             turns = range(step * accumulate, (step + 1) * accumulate)

@@ -19,6 +19,7 @@ from torch import Tensor
 from calib import validators
 from calib.analyse import attack, log_amplitude, radial_mean, random_sign, random_sign_epsilon
 from calib.blackbox import gives_gradient
+from calib.calibrator import EPSILON_UNIT
 from calib.critics import FeatureCritic, PixelCritic, PixelwiseFeatureCritic, draw_patch
 from calib.features import Features
 from calib.samples import sample, score, scores_by_epsilon
@@ -94,6 +95,7 @@ def analyse(run: Path, device: torch.device, images: int | None = None, steps: i
     analysis = {
         "measure": "mIoU" if trained.segmentation else "accuracy",
         "epsilon": epsilon,
+        "epsilon_unit": EPSILON_UNIT,
         "images": len(target.pixels),
         "corrections": rows,
         "spectra": {

@@ -138,7 +138,7 @@ class Calibrator(nn.Module):
         """clip(x + alpha * delta(x)); `alpha` in [0, 1], one number or one per image.
 
         In compiled and exported graphs, where nothing can raise, an image with a value outside of the range
-        (or not a number) passes through unchanged.
+        (or not a number) passes through unchanged, and `alpha` is cut to [0, 1] (not a number: 0).
 
         Raises:
             ValueError: wrong shape, fewer than 8 pixels, alpha outside [0, 1], values outside of the range.
@@ -148,10 +148,11 @@ class Calibrator(nn.Module):
             self._check(images, alpha)
         if isinstance(alpha, Tensor):
             scale = alpha.to(images.dtype).reshape(-1, 1, 1, 1)
-        elif alpha == 0:
+            scale = torch.where(scale > 0, scale.clamp(max=1), torch.zeros_like(scale))
+        elif not alpha > 0:
             return images
         else:
-            scale = alpha
+            scale = min(alpha, 1.0)
         moved = images + (scale * self.correction(images)).to(images.dtype)
         low, high = self.low.to(images.dtype), self.high.to(images.dtype)
         # Not clamp: it halves the gradient of a pixel that lies on the bound, as black and white ones do.
@@ -219,7 +220,11 @@ class Calibrator(nn.Module):
             )
         if not images.is_floating_point():
             raise ValueError(f"images are {images.dtype}; give floats in {self._range_words()}")
-        if not isinstance(alpha, Tensor) and not 0 <= alpha <= 1:
+        if isinstance(alpha, Tensor):
+            # Not a number compares as False, so it is refused as well.
+            if not bool(((alpha >= 0) & (alpha <= 1)).all()):
+                raise ValueError(f"alpha is {alpha.tolist()}; each must be from 0 (off) to 1")
+        elif not 0 <= alpha <= 1:
             raise ValueError(f"alpha is {alpha}; it must be from 0 (off) to 1")
         inside = (images >= self.low.to(images.dtype)) & (images <= self.high.to(images.dtype))
         if not bool(inside.all()):

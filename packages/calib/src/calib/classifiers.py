@@ -97,8 +97,8 @@ class Normalized(nn.Module):
         super().__init__()
         self.normalize, self.net = Normalize(mean, std), net
 
-    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Tensor:
-        """The net's answer to images in [0, 1]."""
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Any:
+        """The net's answer to images in [0, 1]: logits, and whatever it adds to them while it trains."""
         return self.net(self.normalize(images))
 
 

@@ -14,6 +14,7 @@ Baseline = Literal[
     "moment_matching",
     "random_correction",
     "surest_view",
+    "neighbours",
     "bn_adapt",
     "tent",
     "deep_coral",
@@ -27,7 +28,7 @@ Side = Annotated[int, Field(ge=8)]
 
 
 class Training(Config):
-    """How a classifier without weights is trained on the source first (and target_supervised on the target)."""
+    """How a classifier is trained on the source first (and target_supervised on the target)."""
 
     epochs: float = Field(15, gt=0)
     batch_size: int = Field(128, ge=2)
@@ -54,6 +55,18 @@ class ViewSettings(Config):
     zoom_temperature: float = Field(0.03, gt=0)
     temperature: float = Field(0.1, gt=0)
     threshold: float = Field(0.9, ge=0, lt=1)
+
+
+class NeighbourSettings(Config):
+    """Whether images that look alike agree on what the views say; see calib.Neighbours, with the same defaults."""
+
+    count: int = Field(0, ge=0, description="Nearest neighbours that agree; 0: each image by itself.")
+    restart: float = Field(0.2, gt=0, le=1)
+    balance: float = Field(1.0, ge=0, le=1, description="1: classes are taken to be about equally frequent.")
+    rounds: int = Field(10, ge=1)
+    threshold: float = Field(0.5, ge=0, lt=1)
+    images: int = Field(20_000, ge=1)
+    every: int = Field(200, ge=1)
 
 
 class Optim(Config):
@@ -88,7 +101,8 @@ class AdaptConfig(Config):
     )
     weights: Path | None = Field(
         None,
-        description="Weights of the classifier (safetensors); without, it is trained on the source first.",
+        description="Weights of the classifier (safetensors). Without, small:, torchvision: and timm: are trained on "
+        "the source first; file.py:function stays as the function gives it.",
     )
     epsilon: float = Field(
         0.2, gt=0, le=1, description="Bound of the correction, a share of the value range."
@@ -106,7 +120,13 @@ class AdaptConfig(Config):
 
     # From here on in the YAML file only.
     download: Suppress[bool] = Field(False, description="Let torchvision download into data_root.")
-    pretrained: Suppress[bool] = Field(False, description="Take torchvision's or timm's published weights.")
+    pretrained: Suppress[bool] = Field(
+        False, description="Take torchvision's or timm's published weights, and do not train them."
+    )
+    train_classifier: Suppress[bool] = Field(
+        False,
+        description="Train the classifier on the source first, also one with weights or of file.py:function.",
+    )
     num_classes: Suppress[int | None] = Field(None, ge=2, description="Default: as many as the source names.")
     image_size: Suppress[int | None] = Field(
         None, ge=8, description="Side; default: the source's, 224 of files."
@@ -152,6 +172,7 @@ class AdaptConfig(Config):
     training: Suppress[Training] = Training()
     loss: Suppress[LossWeights] = LossWeights()
     views: Suppress[ViewSettings] = ViewSettings()
+    neighbours: Suppress[NeighbourSettings] = NeighbourSettings()
     optim: Suppress[Optim] = Optim()
 
     @property
@@ -176,6 +197,14 @@ class AdaptConfig(Config):
             )
         if self.compat == "released" and (self.loss.views or self.loss.hold):
             raise ValueError("compat released knows no loss.views and no loss.hold: leave them 0")
+        return self
+
+    @model_validator(mode="after")
+    def _neighbours_of_views(self) -> "AdaptConfig":
+        if self.neighbours.count and not self.loss.views:
+            raise ValueError(
+                "neighbours agree on what the views say: give loss.views above 0, or neighbours.count 0"
+            )
         return self
 
 

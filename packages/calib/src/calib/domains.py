@@ -17,6 +17,9 @@ from torch.utils.data import Dataset, IterableDataset, Subset
 
 from calib.calibrator import Calibrator
 
+USUAL = ((0.0, 1.0), (-1.0, 1.0))
+"""Ranges in which images usually come: as they are, and normalised by 0.5 and 0.5."""
+
 
 class Images(NamedTuple):
     """Floats in the value range; places in the data set (None from a loader); labels if the domain has any."""
@@ -188,25 +191,37 @@ def check_ranges(
     """Raises ValueError if one domain visibly comes in another range than the other: the classic silent failure.
 
     Two signs: a domain that fills less than 1/50 of the value range while the other fills half of it (divided by
-    255 twice), and a domain that stays in the upper half while the other starts at the bottom ([0, 1] in [-1, 1]).
+    255 twice), and a domain that has one of the USUAL ranges, which the other leaves (normalised in one domain only).
     """
     span = (calibrator.high - calibrator.low).cpu()
-    shares = {}
+    ends, filled = {}, {}
     for name, images in (("source", source), ("target", target)):
         share = (images.detach().cpu() - calibrator.low.cpu()) / span
-        shares[name] = (float(share.min()), float(share.max()), images)
+        ends[name] = (float(images.min()), float(images.max()))
+        filled[name] = float(share.max() - share.min())
     for name, other in (("source", "target"), ("target", "source")):
-        (low, high, images), (low_other, high_other, _) = shares[name], shares[other]
-        tiny = high - low < 0.02 and high_other - low_other > 0.5
-        # Not for a value range that starts at 0: there a bright domain is just bright.
-        below_zero = bool((calibrator.low < 0).all())
-        shifted = below_zero and low >= 0.499 and high > 0.95 and low_other < 0.1
-        if tiny or shifted:
-            smallest, largest = float(images.min()), float(images.max())
+        tiny = filled[name] < 0.02 and filled[other] > 0.5
+        if tiny or any(_apart(ends[name], ends[other], usual, calibrator) for usual in USUAL):
+            (low, high), (low_other, high_other) = ends[name], ends[other]
             raise ValueError(
-                f"{name} images run from {smallest:.4g} to {largest:.4g}, while the {other} images fill the value "
-                f"range {_words(calibrator)}: the domains come in different ranges; scale both alike"
+                f"{name} images run from {low:.4g} to {high:.4g}, but {other} images from {low_other:.4g} to "
+                f"{high_other:.4g}, in the value range {_words(calibrator)}: the domains come in different ranges; "
+                "scale both alike"
             )
+
+
+def _apart(
+    ends: tuple[float, float], other: tuple[float, float], usual: tuple[float, float], calibrator: Calibrator
+) -> bool:
+    """Whether images fill this range as if it were theirs, while the other domain leaves it by a quarter or more."""
+    low, high = usual
+    margin = (high - low) / 4
+    # A value range that starts where this one does has the same black: less of it is a dark domain.
+    if not bool((calibrator.low < low - margin).all()):
+        return False
+    # Filled to nine tenths from end to end: merely dark, bright or pale images hardly stop at just these ends.
+    fills = low <= ends[0] and ends[1] <= high and ends[1] - ends[0] >= 0.9 * (high - low)
+    return fills and (other[0] < low - margin or other[1] > high + margin)
 
 
 def _words(calibrator: Calibrator) -> str:

@@ -44,6 +44,20 @@ def scores_of(matrix: Int64[Tensor, "classes classes"]) -> dict[str, Any]:
     }
 
 
+def is_near_chance(matrix: Int64[Tensor, "classes classes"]) -> bool:
+    """Whether a confusion matrix is that of guesses: right to less than a tenth of the way from chance to perfect.
+
+    Right is the mean over classes of the share that is named right, so that naming always one class is chance too,
+    however frequent that class is.
+    """
+    count = matrix.sum(1)
+    seen = count > 0
+    if int(seen.sum()) < 2:
+        return False
+    right, chance = float((matrix.diagonal()[seen] / count[seen]).mean()), 1 / int(seen.sum())
+    return right < chance + 0.1 * (1 - chance)
+
+
 @torch.no_grad()
 def evaluate_segmenter(
     predict: Predict, dataset: Dataset, num_classes: int, device: torch.device, ignore: int = 255

@@ -4,9 +4,9 @@
 >>> export(model, "fused.onnx", "onnx", what="fused", size=(224, 224))         # images to logits
 
 Every form takes `images`, float32 (batch, channels, height, width) in the calibrator's value range, and `alpha`,
-one number from 0 (off) to 1, cut to that; in ONNX it may be left out and is then 1.  Off gives the images bit for bit
-(under onnxruntime a -0 becomes 0).  In an exported graph nothing can raise: an image with a value outside of the range
-passes through uncorrected.
+one number from 0 (off) to 1; in ONNX it may be left out and is then 1.  Off gives the images bit for bit (under
+onnxruntime a -0 becomes 0).  In an exported graph nothing can raise: an image with a value outside of the range passes
+through uncorrected, and alpha is cut to [0, 1] (not a number: 0).
 """
 
 import json
@@ -49,7 +49,7 @@ class Deployed(nn.Module):
         self, images: Float[Tensor, "batch channels height width"], alpha: Float[Tensor, ""]
     ) -> Tensor:
         """Corrected images, normalised ones or logits."""
-        calibrated = self.calibrator(images, alpha.clamp(0, 1))
+        calibrated = self.calibrator(images, alpha)
         return calibrated if self.behind is None else self.get_submodule(self.behind)(calibrated)
 
 

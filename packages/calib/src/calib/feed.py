@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from calib.domains import Domain
 from calib.features import Features
 from calib.step import Batch, Weights
+from calib.survey import Survey
 from calib.validation import VALIDATION_BATCH
 from calib.views import Teacher, view_draws
 
@@ -37,7 +38,7 @@ class Feed:
         weights: Weights,
         seed: int,
         device: torch.device,
-        teacher: Teacher | None = None,
+        teacher: Teacher | Survey | None = None,
         autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.domains, self.features, self.classifier, self.weights = domains, features, classifier, weights
@@ -79,7 +80,10 @@ class Feed:
             ]
             held = self._classes(source.pixels, clean[0]) if self.weights.hold else None
             taught = None
-            if self.teacher is not None:
+            if isinstance(self.teacher, Survey):
+                assert target.places is not None
+                taught = self.teacher.teach(target.places)
+            elif self.teacher is not None:
                 # A loader does not say which image is which: there its place in the batch has to do.
                 places = range(len(target.pixels)) if target.places is None else target.places.tolist()
                 draws = view_draws(self.seed, turn, places, self.teacher.views.count)

@@ -122,9 +122,11 @@ def _proof(result: dict[str, Any], cells: list[tuple[dict[str, Any], Path]]) -> 
     what = f"SHA-256 over all its parameters and buffers: {min(digests)[:16]}…, in full in result.json"
     if len(digests) > 1:
         what = "every seed trained a classifier of its own; their SHA-256 are in the cells' result.json"
+    # Runs of earlier versions do not say where the weights came from.
+    origin = f" It {result['classifier_origin']}." if "classifier_origin" in result else ""
     if not result["classifier_unchanged"]:
-        return f"Classifier NOT unchanged (before: {what})."
-    return f"Classifier unchanged, bit for bit ({what})."
+        return f"Classifier NOT unchanged (before: {what}).{origin}"
+    return f"Classifier unchanged, bit for bit ({what}).{origin}"
 
 
 def _baselines(result: dict[str, Any]) -> list[Markup]:

@@ -6,6 +6,7 @@ from markupsafe import Markup
 from shared_core.run.report import figure, heading, table, text
 
 from calib import figures
+from calib.calibrator import EPSILON_UNIT
 from calib.trained import read_json
 
 
@@ -41,7 +42,11 @@ def analysis(run: Path) -> list[Markup]:
             "and random signs that move the images as far as the calibrator does on average (so that single values may "
             "move further than epsilon)."
         ),
-        table(rows, f"{found['images']} target test images, epsilon {found['epsilon']:g}."),
+        table(
+            rows,
+            f"{found['images']} target test images, epsilon {found['epsilon']:g} ({EPSILON_UNIT}), which is "
+            f"{255 * found['epsilon']:.0f} of 255 grey levels.",
+        ),
         heading("Analysis: what it does to frequencies"),
         figure(
             figures.spectra(found["spectra"]),

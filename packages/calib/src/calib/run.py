@@ -11,6 +11,7 @@ One seed is an ordinary run folder; several are cells of a run:
 
 import json
 import statistics
+import sys
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -39,10 +40,12 @@ from calib.classifiers import Normalized, open_classifier
 from calib.comparison import all_images, baseline_rows
 from calib.config import AdaptConfig
 from calib.data import Domains, normalization, open_domains
-from calib.evaluate import both_domains, four_numbers, latency_ratio
+from calib.evaluate import both_domains, four_numbers, is_near_chance, latency_ratio
+from calib.neighbours import Neighbours
 from calib.processes import join
-from calib.source_classifier import build_classifier, the_classifier
+from calib.source_classifier import build_classifier, check_training, origin, the_classifier
 from calib.step import Weights
+from calib.summary import UNTRAINED
 from calib.views import Views
 
 
@@ -60,7 +63,7 @@ def run(config: AdaptConfig, out: Path, resume: bool = False) -> dict[str, Any]:
         device = open_device(config)
         domains = open_domains(config)
         build_calibrator(config, domains.channels)
-        build_classifier(config, domains)
+        check_training(config, build_classifier(config, domains), domains)
     if len(config.seeds) == 1:
         result = run_cell(config, config.seeds[0], out, domains, device, resume)
     else:
@@ -126,6 +129,12 @@ def run_cell(
     ignore = config.ignore_label if domains.segmentation else None
     tests = (domains.source_test, domains.target_test, domains.num_classes, device, ignore)
     alone = both_domains(model.to(device).classifier, *tests)
+    near_chance = is_near_chance(torch.tensor(alone["source"]["confusion"]))
+    if is_main():
+        # Said before the adaptation, which may take hours.
+        print(f"calib: the classifier {origin(config)}", file=sys.stderr)
+        if near_chance:
+            print(f"calib: {UNTRAINED}", file=sys.stderr)
     note = adapt_model(config, model, domains, seed, out, device)
     evaluations = four_numbers(model, *tests, before=alone)
     example = next(iter(test_loader(domains.source_test, 64)))[0]
@@ -148,6 +157,8 @@ def run_cell(
         "latency_ratio": latency_ratio(model, to_float(example.to(device))),
         "classifier_unchanged": checksums(classifier) == before,
         "classifier_digest": digest(before),
+        "classifier_origin": origin(config),
+        "classifier_near_chance": near_chance,
         "selection": config.selection,
         "oracle": config.selection == "oracle",
         "chosen_step": adaptation.get("chosen_step"),
@@ -215,6 +226,7 @@ def adapt_model(
             weights = Weights(weights.pixel or 1.0, 0.0, weights.source)
     if weights.views:
         note += ", taught by its surest answers to views of the target"
+        note += ", agreed on among neighbours" if config.neighbours.count else ""
     o = config.optim
     adapt(
         trained,
@@ -229,6 +241,7 @@ def adapt_model(
         schedule=o.schedule,
         weights=weights,
         views=Views(**config.views.model_dump()),
+        neighbours=Neighbours(**config.neighbours.model_dump()),
         feature=config.feature,
         feature_stride=config.feature_stride,
         patch=config.patch,
@@ -262,6 +275,8 @@ def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
     spread = {f"{name}_sd": statistics.stdev(result[name] for result in results) for name in FOUR}
     unchanged = all(result["classifier_unchanged"] for result in results)
     whole = {**results[0], **means, **spread, "classifier_unchanged": unchanged, "cells": results}
+    # A cell that an earlier version finished does not say.
+    whole["classifier_near_chance"] = any(result.get("classifier_near_chance", False) for result in results)
     whole["baselines"] = _mean_rows([result["baselines"] for result in results])
     whole.pop("seed")
     return whole

@@ -27,7 +27,15 @@ class Selection:
         self.weights: dict[str, Tensor] = {}
 
     def consider(self, step: int, validators: Mapping[str, float], calibrator: nn.Module) -> bool:
-        """Take this calibrator if it is the best so far; the first one considered should be the identity."""
+        """Take this calibrator if it is the best so far; the first one considered should be the identity.
+
+        Raises ValueError if the sample was too small for the validator.
+        """
+        if self.by != "last" and self.by not in validators:
+            raise ValueError(
+                f"selection is {self.by!r}, which needs three or more target images to validate on: give more of them, "
+                "or choose information, entropy, confusion or last"
+            )
         if self.kept_before is None:
             self.kept_before = validators["source_kept"]
         spares = validators["source_kept"] >= self.kept_before - self.source_tolerance

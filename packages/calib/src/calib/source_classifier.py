@@ -1,4 +1,4 @@
-"""The classifier of a run: opened by its name with given weights, or trained on the source first.
+"""The classifier of a run: opened by its name with the weights that it has, or trained on the source first.
 
 >>> classifier = the_classifier(config, domains, seed=0, out=Path("runs/digits"), device=torch.device("cpu"))
 """
@@ -8,11 +8,13 @@ from typing import cast
 
 import torch
 import torch.distributed as dist
+from shared_core.data.augment import to_float
+from shared_core.data.loader import test_loader
 from shared_core.data.masks import ArrayMasks
 from shared_core.run.processes import is_main
 from shared_core.run.seal import check_seal, seal
 from shared_core.run.weights import read_weights, save_weights
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from calib.classifiers import Normalized, open_classifier
@@ -22,15 +24,13 @@ from calib.segmentation import SegmenterSettings, tiny_segmenter, train_segmente
 from calib.streets import SceneFiles
 from calib.supervised import train_classifier
 
+PUBLISHED = ("torchvision:", "timm:")
+"""Kinds of nets with published weights, which `pretrained` asks for."""
+
 
 def build_classifier(config: AdaptConfig, domains: Domains) -> nn.Module:
     """The classifier that a configuration names, of images in [0, 1], with given or first weights."""
     if config.classifier == "small:segmenter":
-        if isinstance(domains.source_train, SceneFiles) and config.weights is None:
-            raise ValueError(
-                f"small:segmenter learns from images in memory, and {config.source} is read file by file: "
-                "name a classifier of your own (file.py:function), or weights"
-            )
         net: nn.Module = tiny_segmenter(domains.num_classes, domains.channels)
         if config.weights is not None:
             read_weights(net, config.weights)
@@ -43,14 +43,62 @@ def build_classifier(config: AdaptConfig, domains: Domains) -> nn.Module:
     return Normalized(net, *normalization(config, domains.channels))
 
 
+def is_trained_here(config: AdaptConfig) -> bool:
+    """Whether the run trains its classifier on the source: a named net without weights, or one it is told to."""
+    published = config.pretrained and config.classifier.startswith(PUBLISHED)
+    named = config.classifier.startswith(("small:", *PUBLISHED))
+    return config.train_classifier or (named and config.weights is None and not published)
+
+
+def origin(config: AdaptConfig) -> str:
+    """Where the classifier's weights come from: how a sentence that starts with "The classifier" goes on."""
+    given = "its first weights"
+    if config.weights is not None:
+        given = f"the weights of {config.weights}"
+    elif config.pretrained and config.classifier.startswith(PUBLISHED):
+        given = "published weights"
+    elif not config.classifier.startswith(("small:", *PUBLISHED)):
+        given = f"the weights that {config.classifier} gives it"
+    return f"was trained on the source first, from {given}" if is_trained_here(config) else f"has {given}"
+
+
+def check_training(config: AdaptConfig, classifier: nn.Module, domains: Domains) -> None:
+    """Raises ValueError if the run trains its classifier and cannot: it answers two source images, to find out."""
+    if not is_trained_here(config):
+        return
+    name, instead = config.classifier, "give it weights, and leave train_classifier out"
+    if name.endswith(".onnx"):
+        raise ValueError(
+            f"{name} cannot be trained: an ONNX file has no gradient; leave train_classifier out"
+        )
+    if isinstance(domains.source_train, SceneFiles):
+        raise ValueError(
+            f"{name} learns from images in memory, and {config.source} is read file by file: {instead}, "
+            "or name a classifier of your own (file.py:function)"
+        )
+    images, labels = next(iter(test_loader(domains.source_train, 2)))
+    try:
+        answer = classifier.eval()(to_float(images))
+    # What nets raise that do not fit the images: torch's own errors, and the assertions of timm's.
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"{name} cannot take source images of shape {tuple(images.shape)}: {error}"
+        ) from error
+    wanted = (len(labels), domains.num_classes, *labels.shape[1:])
+    if not isinstance(answer, Tensor) or answer.shape != wanted:
+        found = f"shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+        raise ValueError(f"{name} answers with {found}; to be trained on {config.source} it must be {wanted}")
+    if not answer.requires_grad:
+        raise ValueError(f"{name} cannot be trained: its answers give no gradient to any weight; {instead}")
+
+
 def the_classifier(
     config: AdaptConfig, domains: Domains, seed: int, out: Path, device: torch.device
 ) -> nn.Module:
-    """The deployed classifier; one without weights is trained on the source, once per run folder."""
+    """The deployed classifier; one that :func:`is_trained_here` is trained once per run folder."""
     torch.manual_seed(seed)
     classifier = build_classifier(config, domains)
-    ready = config.weights is not None or config.pretrained or not config.classifier.startswith("small:")
-    if ready:
+    if not is_trained_here(config):
         return classifier.eval()
     kept = out / "classifier.safetensors"
     if not kept.is_file():

@@ -8,6 +8,8 @@ BASELINE_NAMES = {
     "source_only": "source only",
     "moment_matching": "moment matching",
     "random_correction": "random correction",
+    "surest_view": "surest view",
+    "neighbours": "neighbours",
     "bn_adapt": "BN-adapt",
     "tent": "TENT",
     "deep_coral": "Deep CORAL",
@@ -16,6 +18,11 @@ BASELINE_NAMES = {
     "shot_im": "SHOT-IM",
     "target_supervised": "target supervised (bound)",
 }
+
+UNTRAINED = (
+    "THE CLASSIFIER SEEMS UNTRAINED: it names the source's own test images hardly better than chance. Give its weights "
+    "(--weights FILE), or let it be trained on the source (train_classifier: true in the YAML file)."
+)
 
 
 def sentence(result: dict[str, Any]) -> str:
@@ -37,6 +44,8 @@ def domain_name(spec: str) -> str:
 def cautions(result: dict[str, Any]) -> list[str]:
     """What a reader must know before believing the figures; empty for an ordinary run."""
     found = []
+    if result.get("classifier_near_chance"):
+        found.append(UNTRAINED)
     if result["oracle"]:
         found.append(
             "ORACLE: target labels chose the calibrator of this run. Its target figures are an upper bound that "

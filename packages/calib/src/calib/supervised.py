@@ -51,6 +51,8 @@ def train_classifier(
         while step < steps:
             for images, labels in loader:
                 logits = net(as_floats(images.to(device)))
+                # While they train, GoogLeNet and Inception give auxiliary logits after their own.
+                logits = logits[0] if isinstance(logits, tuple) else logits
                 loss = functional.cross_entropy(logits, labels.to(device))
                 guard.accepts({"cross_entropy": loss}, step + 1)
                 optimizer.zero_grad()

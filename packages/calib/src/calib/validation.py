@@ -29,7 +29,10 @@ def measure(
     seed: int,
     oracle: bool = False,
 ) -> dict[str, float]:
-    """The validators of `calibrator` on both samples; `oracle` adds target accuracy, which looks at its labels."""
+    """The validators of `calibrator` on both samples; `oracle` adds target accuracy, which looks at its labels.
+
+    "neighbourhood" is left out below three target images.
+    """
     modes = [(net, net.training) for net in (calibrator, critics, model.classifier)]
     for net, _ in modes:
         net.eval()
@@ -45,9 +48,11 @@ def measure(
     found = {
         "information": validators.information(logits),
         "entropy": validators.entropy(logits),
-        "neighbourhood": validators.neighbourhood(logits[:2000]),
         "source_kept": validators.source_kept(spared, reference),
     }
+    # One or two images have no neighbourhoods; only a run that selects by them minds.
+    if len(logits) >= 3:
+        found["neighbourhood"] = validators.neighbourhood(logits[:2000])
     # How often the critics are taken in, over the sample's first images.
     judged = calibrator(target.pixels[:VALIDATION_BATCH].to(device))
     verdicts = []

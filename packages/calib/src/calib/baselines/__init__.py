@@ -6,6 +6,7 @@
 | `moment_matching` | F((x - mu_t) sigma_s / sigma_t + mu_s) | nothing | |
 | `random_correction` | F(clip(x + epsilon sign(n))) | nothing | |
 | `surest_view` | the surest answers to 8 views of x, weighed by entropy | nothing | :mod:`calib.views` |
+| `neighbours` | what 4 views of x and its 10 neighbours in the target agree on | nothing | :mod:`calib.neighbours` |
 | `bn_adapt` | batch norm's mean and variance from the target | buffers | arXiv 1603.04779 |
 | `tent` | min H(p(x_t)) over batch norm's weights, online | batch-norm weights | arXiv 2006.10726 |
 | `deep_coral` | min CE + w/(4 d^2) norm(C_s - C_t)^2 | new model | arXiv 1607.01719 |
@@ -31,6 +32,7 @@ from calib.baselines.encoders import adda, shot_im
 from calib.baselines.form import Adapted, Labelled, NotApplicableError, Settings
 from calib.baselines.frozen import (
     moment_matching,
+    neighbours,
     random_correction,
     source_only,
     surest_view,
@@ -45,6 +47,7 @@ METHODS: dict[str, Callable[[nn.Module, Labelled, Tensor, Settings, int], Adapte
     "moment_matching": moment_matching,
     "random_correction": random_correction,
     "surest_view": surest_view,
+    "neighbours": neighbours,
     "bn_adapt": bn_adapt,
     "tent": tent,
     "deep_coral": deep_coral,

@@ -20,6 +20,7 @@ from calib.baselines.form import (
     pixels,
     seeded,
 )
+from calib.neighbours import Neighbours, agree, nearest, upright
 from calib.views import Teacher, Views, view_draws
 
 
@@ -89,6 +90,37 @@ def surest_view(
         draws = view_draws(seed, 0, range(len(images)), teacher.views.count)
         taught = teacher.teach(pixels(images, net), draws)
         return taught.clamp_min(1e-12).log()
+
+    return Adapted(predict, "nothing", net)
+
+
+def neighbours(
+    classifier: nn.Module, source: Labelled, target: Tensor, settings: Settings, seed: int
+) -> Adapted:
+    """What an image's views and its neighbours among the target images say: the other teacher, without a calibrator.
+
+    The answers to 4 views of every target image are agreed on once (:mod:`calib.neighbours`).  A test image is named by
+    its own views and by the mean of its neighbours, weighed as in the agreement: target images are needed at test time,
+    and 4 passes of the classifier.  Reads no setting.
+    """
+    net, how = copied(classifier), Neighbours(count=10)
+    answer = adapted(net, "nothing").predict
+    teacher = Teacher(lambda images: answer(images).softmax(1), Views(threshold=0.0))
+    order = torch.randperm(len(target), generator=torch.Generator().manual_seed(seed))[: how.images]
+    teacher.weigh_zooms(pixels(target[order[:500]], net))
+
+    def views_say(images: Tensor, turn: int) -> Tensor:
+        return teacher.teach(images, view_draws(seed, turn, range(len(images)), teacher.views.count))
+
+    parts = [pixels(part, net) for part in target[order].split(500)]
+    features = torch.cat([upright(part) for part in parts])
+    answers = torch.cat([views_say(part, turn).cpu() for turn, part in enumerate(parts, 1)])
+    agreed = agree(answers, nearest(features, how.count), how)
+
+    def predict(images: Tensor) -> Tensor:
+        x = pixels(images, net)
+        around = agreed[nearest(features, how.count, upright(x))].mean(1).to(x)
+        return ((1 - how.restart) * around + how.restart * views_say(x, 0)).clamp_min(1e-12).log()
 
     return Adapted(predict, "nothing", net)
 

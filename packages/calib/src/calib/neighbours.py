@@ -1,0 +1,117 @@
+"""Neighbours agree: what is said of each image, smoothed over the images that look like it (ours, not the paper's).
+
+A teacher is wrong about single images more often than about whole neighbourhoods: where the images around a seven are
+called sevens, one that is called a nine is most likely a seven.  Labels are propagated along the nearest neighbours, as
+in label spreading (Zhou et al., 2004), from the answers of a teacher instead of a few true labels.  And a class that is
+hardly ever named is most likely overlooked: balance lets it grow, as class mass normalization does (Zhu et al., 2003).
+
+    u(x)  the image, its centre of mass moved to the middle and its slant taken out, at 16 by 16 pixels
+    p <- (1 - restart) mean of p over the nearest neighbours in u + restart q
+    p_c <- p_c (1 / (classes * mean of p_c over all images))^balance, rows summing to 1;   `rounds` times from p = q
+
+>>> found = nearest(torch.cat([upright(part) for part in images.split(500)]), count=5)
+>>> agreed = agree(answers, found, Neighbours())
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+SIDE = 16
+"""Height and width of what is compared: coarse enough to forgive a stroke that lies a pixel aside."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """How far neighbours are believed.
+
+    Args:
+        count: nearest neighbours of an image; 0: every image is taught what its own views say.
+        restart: weight of what is said of the image itself, in each round.
+        balance: 1 draws towards classes that are equally frequent, which holds where they about are; 0 does not.
+        rounds: how often answers are passed on.
+        threshold: agreed answers below this probability teach nothing.
+        images: of a larger target so many are drawn, once; the others are not looked at.
+        every: steps from one survey of all these images to the next.
+    """
+
+    count: int = 0
+    restart: float = 0.2
+    balance: float = 1.0
+    rounds: int = 10
+    threshold: float = 0.5
+    images: int = 20_000
+    every: int = 200
+
+    def __post_init__(self) -> None:
+        if self.count < 0 or min(self.rounds, self.images, self.every) < 1:
+            raise ValueError(
+                f"count={self.count}, rounds={self.rounds}, images={self.images}, every={self.every}; "
+                "count must be 0 or more, the others at least 1"
+            )
+        if not 0 < self.restart <= 1 or not 0 <= self.balance <= 1 or not 0 <= self.threshold < 1:
+            raise ValueError(
+                f"restart={self.restart}, balance={self.balance}, threshold={self.threshold}; restart must be in "
+                "(0, 1], balance in [0, 1], threshold in [0, 1)"
+            )
+
+
+def upright(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
+    """The images centred and upright, to compare: mean over channels, 16 by 16 pixels, flat.
+
+    Mass is what differs from the median of the image, so that a dark figure on white counts as a white one on black.
+    The slant is the horizontal drift per height of the second moments, at most 1.  An image without mass stays.
+    """
+    gray = images.mean(1)
+    mass = (gray - gray.flatten(1).median(1).values[:, None, None]).abs()
+    mass = mass / mass.sum((1, 2), keepdim=True).clamp_min(1e-12)
+    height, width = gray.shape[1:]
+    y = (2 * torch.arange(height, device=images.device).to(images) + 1) / height - 1
+    x = (2 * torch.arange(width, device=images.device).to(images) + 1) / width - 1
+    across, down = (mass.sum(1) * x).sum(1), (mass.sum(2) * y).sum(1)
+    dx, dy = x[None, None, :] - across[:, None, None], y[None, :, None] - down[:, None, None]
+    spread = (mass * dy**2).sum((1, 2))
+    slant = ((mass * dx * dy).sum((1, 2)) / spread.clamp_min(1e-12)).clamp(-1, 1)
+    zero, one = torch.zeros_like(slant), torch.ones_like(slant)
+    rows = [torch.stack([one, slant, across], 1), torch.stack([zero, one, down], 1)]
+    grid = functional.affine_grid(torch.stack(rows, 1), [len(images), 1, height, width], align_corners=False)
+    seen = functional.grid_sample(gray[:, None], grid, padding_mode="border", align_corners=False)
+    return functional.adaptive_avg_pool2d(seen, SIDE).flatten(1)
+
+
+def nearest(
+    features: Float[Tensor, "images features"],
+    count: int,
+    seen_from: Float[Tensor, "others features"] | None = None,
+) -> Int64[Tensor, "_ count"]:
+    """The `count` nearest images of each, itself left out, or of each of `seen_from`; all with all, on the CPU.
+
+    Distances are Euclidean.  Raises ValueError where there are not more than `count` images.
+    """
+    # Seconds to import, for this alone.
+    from sklearn.neighbors import NearestNeighbors
+
+    if len(features) <= count:
+        raise ValueError(
+            f"{len(features)} images have no {count} neighbours each; give more images or a smaller count"
+        )
+    found = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(features.cpu().numpy())
+    # Asked about none in particular it leaves out each image itself, even where others are the same.
+    others = None if seen_from is None else seen_from.cpu().numpy()
+    return torch.from_numpy(found.kneighbors(others, return_distance=False)).long()
+
+
+def agree(
+    answers: Float[Tensor, "images classes"], neighbours: Int64[Tensor, "images count"], how: Neighbours
+) -> Float[Tensor, "images classes"]:
+    """The answers after `how.rounds` rounds among neighbours; rows, which sum to 1, still do."""
+    agreed = answers
+    for _ in range(how.rounds):
+        agreed = (1 - how.restart) * agreed[neighbours].mean(1) + how.restart * answers
+        shares = agreed.mean(0).clamp_min(1e-12) * answers.shape[1]
+        agreed = agreed * shares**-how.balance
+        agreed = agreed / agreed.sum(1, keepdim=True)
+    return agreed

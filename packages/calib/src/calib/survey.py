@@ -1,0 +1,100 @@
+"""A survey of the target: what the surest views of every image say, agreed on among neighbours, asked now and then.
+
+>>> survey = Survey(teacher, target, Neighbours(count=5), seed=0, device=device)
+>>> survey.ask(turn=0)
+>>> taught = survey.teach(images.places)
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sized
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, Subset
+
+from calib.domains import Domain
+from calib.neighbours import Neighbours, agree, nearest, upright
+from calib.validation import VALIDATION_BATCH
+from calib.views import Teacher, view_draws
+
+
+def draw(target: Dataset | Iterable[Any], images: int, seed: int) -> Dataset:
+    """The target, or that many of its images, drawn once: all of them are asked about and compared with each other.
+
+    Raises ValueError where the target is not a data set: a loader does not say which image is which.
+    """
+    if not isinstance(target, Dataset) or isinstance(target, IterableDataset):
+        raise ValueError(
+            "neighbours are sought among all target images, and this target is an iterable of batches: "
+            "give a data set, or neighbours.count 0"
+        )
+    size = len(cast(Sized, target))
+    if size <= images:
+        return target
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    return Subset(target, order[:images].sort().values.tolist())
+
+
+class Survey:
+    """The teacher of :mod:`calib.views` and neighbours in one.  Every process of a run asks the same of all images.
+
+    Answers of one survey and the next are averaged, each with half the weight of the rest: views are drawn anew, and
+    the calibrator through which they are seen gets better.  `autocast` is accelerate's, for precision.
+
+    Raises:
+        ValueError: the target is not larger than the number of neighbours.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        target: Domain,
+        how: Neighbours,
+        seed: int,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self.teacher, self.target, self.how, self.seed, self.device = teacher, target, how, seed, device
+        self.autocast = autocast
+        features = torch.cat([upright(pixels) for pixels in target.all_images(VALIDATION_BATCH)])
+        self.neighbours = nearest(features, how.count)
+        self.answers: Tensor | None = None
+        self._taught: Tensor | None = None
+
+    @torch.no_grad()
+    def ask(self, turn: int) -> None:
+        """Ask about every image anew; the views are a function of (seed, turn, image)."""
+        # The neighbours decide what is too doubtful, not the single answer.
+        teacher = Teacher(self.teacher.answers, replace(self.teacher.views, threshold=0.0))
+        teacher.zooms = self.teacher.zooms
+        parts = []
+        places = torch.arange(self.target.size).split(VALIDATION_BATCH)
+        for pixels, at in zip(self.target.all_images(VALIDATION_BATCH), places, strict=True):
+            draws = view_draws(self.seed, turn, at.tolist(), teacher.views.count)
+            with self.autocast():
+                parts.append(teacher.teach(pixels.to(self.device), draws).cpu())
+        found = torch.cat(parts)
+        self._settle(found if self.answers is None else (self.answers + found) / 2)
+
+    def teach(self, places: Int64[Tensor, " batch"]) -> Float[Tensor, "batch classes"]:
+        """Probabilities of the images at `places`, or zeros where there is too much doubt."""
+        if self._taught is None:
+            raise RuntimeError("nothing was asked yet: call ask first")
+        return self._taught[places.cpu()].to(self.device)
+
+    def _settle(self, answers: Float[Tensor, "images classes"]) -> None:
+        self.answers = answers
+        agreed = agree(answers, self.neighbours, self.how)
+        self._taught = agreed * (agreed.amax(1, keepdim=True) > self.how.threshold)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The answers so far; neighbours are found again."""
+        return {"answers": self.answers}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts them back."""
+        if state["answers"] is not None:
+            self._settle(state["answers"])
