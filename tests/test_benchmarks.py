@@ -92,6 +92,45 @@ def test_two_processes_are_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_cells_are_made_anew(tmp_path: Path) -> None:
+    """Those that need nothing but the packages; calib's needs data."""
+    record = run("accuracy_again.py", tmp_path / "out.json", "--only", "corsd", "fsd")
+    named = ["corsd: accuracy", "fsd: prompt_accuracy", "fsd: view_consistency", "fsd: pairwise_distance"]
+    assert [figure["name"] for figure in record["figures"]] == named
+    assert record["not_measured"] == {}
+
+
+@pytest.fixture
+def again(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import accuracy_again
+
+    return accuracy_again
+
+
+@pytest.mark.parametrize(("name", "scale"), [("corsd", 1.0), ("calib", 1.0), ("fsd", 100.0)])
+def test_a_cell_made_anew_is_judged_by_its_distance_from_the_stored_one(again, name, scale, capsys) -> None:
+    stored = json.loads((again.RESULTS / again.STORED[name]).read_text())
+    for measure, tolerance in again.TOLERANCE[name].items():
+        for points, met in ((0.0, True), (-0.9 * tolerance, True), (1.1 * tolerance, False)):
+            new = {**stored, measure: stored[measure] + points / scale}
+            found = {figure["name"]: figure for figure in again.compared(name, new)}[f"{name}: {measure}"]
+            assert found["difference"]["median"] == pytest.approx(abs(points))
+            assert found["met"] is met
+
+
+def test_a_cell_without_its_data_is_not_measured_and_that_is_said(again, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(again._calib_plan.PAIRS["usps-mnist"], "data_root", tmp_path / "none")
+    monkeypatch.setattr(
+        sys, "argv", ["accuracy_again.py", "--out", str(tmp_path / "out.json"), "--only", "calib"]
+    )
+    again.main()
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["figures"] == []
+    assert "USPS and MNIST have to be in" in record["not_measured"]["calib"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["corsd", "fsd"])
 def test_the_rates_of_the_other_methods_are_read_from_their_runs(method, tmp_path: Path, monkeypatch) -> None:
     """One process is enough for that."""
@@ -248,6 +287,27 @@ def test_make_bench_compares_but_not_a_quick_run(bench, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert bench.main(["--quick"] * quick) == 0
     assert ("f: ratio 1 -> 3, quartiles lie apart" in capfd.readouterr().out) is not quick
+
+
+def test_the_readme_says_what_the_files_say(monkeypatch) -> None:
+    """Run `python benchmarks/_readme.py` after a new measurement."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import _readme
+
+    text = _readme.README.read_text(encoding="utf-8")
+    assert _readme.filled(text) == text
+    with pytest.raises(ValueError, match="no place"):
+        _readme.filled("# Benchmarks\n")
+
+
+def test_the_page_of_processes_says_what_was_measured() -> None:
+    text = (ROOT / "docs/howto/processes.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+) [^|]*\| (\d.*) \|$", text, re.M))
+    for figure in json.loads((BENCHMARKS / "results/weak_scaling.json").read_text())["figures"]:
+        measured = "{median:.2f} ({lower:.2f} to {upper:.2f})".format(**figure["ratio"])
+        goal = "" if figure["met"] else ", below the goal by a hair"
+        assert rows[figure["name"]] == measured + goal
+        assert f"the goal on idle cores is {figure['goal']})" in text
 
 
 def test_the_page_of_fsd_says_what_its_files_say(monkeypatch) -> None:

@@ -15,8 +15,11 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 READMES = sorted(ROOT.glob("packages/*/README.md"))
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+# Behind an empty line, or it is a paragraph that goes on.
+INDENTED = re.compile(r"(?<=\n\n)(?: {4}.*\n)+")
 INCLUDED = re.compile(r'--8<-- "(.+?)"')
 PROGRAMS = ("corsd", "fsd", "calib")
+CALL = re.compile(rf"\s*({'|'.join(PROGRAMS)}|torchrun)\s")
 
 
 def name(path: Path) -> str:
@@ -33,14 +36,16 @@ def python_blocks(path: Path) -> list[str]:
 
 def commands(path: Path) -> Iterator[list[str]]:
     """Each call of one of our programs in the plain blocks of a page, as words from the program's name on."""
-    for language, block in FENCE.findall(path.read_text(encoding="utf-8")):
-        if language not in ("", "sh", "bash"):
-            continue
+    text = path.read_text(encoding="utf-8")
+    fenced = [block for language, block in FENCE.findall(text) if language in ("", "sh", "bash")]
+    for block in [*fenced, *INDENTED.findall(FENCE.sub("", text))]:
         for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            place = next((n for n, word in enumerate(words) if word in PROGRAMS), None)
-            if place is not None and words[0] in (*PROGRAMS, "torchrun"):
-                yield words[place:]
+            # Looked at before the quotes: the prose of a list is indented, too, and has apostrophes.
+            if CALL.match(line):
+                words = shlex.split(line, comments=True)
+                place = next((n for n, word in enumerate(words) if word in PROGRAMS), None)
+                if place is not None:
+                    yield words[place:]
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +99,12 @@ def test_a_command_takes_the_flags_it_is_given(
             assert preset in choices[1].split(","), f"{program} {verb} has no preset {preset}"
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_commands_at_full_scale_are_among_them(program: str) -> None:
+    found = list(commands(ROOT / f"docs/results/{program}.md"))
+    assert [words for words in found if words[0] == program and "--preset" in words]
+
+
 def test_included_files_are_there() -> None:
     named = [
         (name(path), found) for path in PAGES for found in INCLUDED.findall(path.read_text(encoding="utf-8"))
@@ -108,8 +119,11 @@ def test_a_wrong_flag_would_be_noticed(
     page = tmp_path / "page.md"
     page.write_text(
         "```\ntorchrun --nnodes 2 -m corsd train --preset digits \\\n    --epoch 3  # a comment\nls\n```\n"
+        "Text that is\n    calib no code.\n\n- A list's\n\n    text isn't, either.\n\n"
+        "    fsd view RUN  # indented\n\n```python\ncalib\n```\n"
     )
-    ((program, verb, *words),) = commands(page)
+    (program, verb, *words), indented = commands(page)
+    assert indented == ["fsd", "view", "RUN"]
     assert (program, verb, words) == ("corsd", "train", ["--preset", "digits", "--epoch", "3"])
     known = help_of(program, verb, helps, capsys)
     assert not re.search(r"(?<![\w-])--epoch(?![\w-])", known)

@@ -44,9 +44,10 @@ SMALL = {  # presets made for a laptop, which run whole in other tests and bench
 pytestmark = [
     # Of 100 or 19 classes a few images show a few.
     pytest.mark.filterwarnings("ignore:.* classes have no image"),
-    pytest.mark.slow,
     pytest.mark.timeout(900),
 ]
+# The cheapest of each package, which the gate runs, too.
+CHEAP = {"cifar100 mobilenet-v2", "usps-mnist", "deepfloyd"}
 
 
 @pytest.fixture(autouse=True)
@@ -254,9 +255,12 @@ def test_every_preset_is_a_recipe_here_or_a_small_one() -> None:
         tried = {recipe.preset for recipe in RECIPES.values() if recipe.package == package}
         assert tried | SMALL[package] == set(presets)
         assert not tried & SMALL[package]
+    assert {RECIPES[name].package for name in CHEAP} == set(PRESETS)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in CHEAP else pytest.mark.slow) for name in RECIPES]
+)
 def test_a_recipe_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # These are not the published files, whose checksums torchvision knows.
     for module in ("cifar", "svhn"):
@@ -266,6 +270,7 @@ def test_a_recipe_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     check(recipe, out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", STOPPED)
 def test_a_recipe_stops_when_told_to_and_goes_on(package: str, tmp_path: Path) -> None:
     recipe, out = STOPPED[package], tmp_path / "run"

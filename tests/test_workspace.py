@@ -188,6 +188,20 @@ def test_ci_tries_every_package_by_itself(job: str) -> None:
     assert set(workflow("ci.yml")["jobs"][job]["strategy"]["matrix"]["package"]) == packages
 
 
+def test_ci_builds_the_site() -> None:
+    assert {"run": "make docs"} in workflow("ci.yml")["jobs"]["lint"]["steps"]
+
+
+def test_every_night_measures_every_peer() -> None:
+    """Each by the test that skips where its environment is not there."""
+    *_, make, measure = workflow("nightly.yml")["jobs"]["peers"]["steps"]
+    peers = {file.parent.name for file in ROOT.glob("benchmarks/*/requirements.txt")}
+    assert set(make["run"].partition(" in ")[2].partition(";")[0].split()) == peers
+    tests = "".join((ROOT / word).read_text() for word in measure["run"].split() if word.startswith("tests/"))
+    for name in measure["env"]["MEASURED"].split(" or "):
+        assert f"def test_{name}(" in tests
+
+
 def test_a_release_keeps_its_bill_of_materials() -> None:
     """What `build` uploads is what `record` puts on the release's page, once the wheel is published."""
     jobs = workflow("release.yml")["jobs"]
@@ -290,7 +304,7 @@ def load_tool(name: str):
 
 def released(tree: Path) -> Path:
     for name in ("fsd", "calib"):
-        replace(tree / f"packages/{name}/CHANGELOG.md", " (unreleased)", "")
+        replace(tree / f"packages/{name}/CHANGELOG.md", "(unreleased)", "(2000-01-01)")
     return tree
 
 
@@ -321,8 +335,10 @@ def test_a_wrong_tag_is_refused(tag: str, message: str, tree: Path) -> None:
     assert message in done.stderr
 
 
-def test_a_tag_without_a_released_changelog_section_is_refused(tree: Path) -> None:
-    replace(tree / "packages/fsd/pyproject.toml", 'version = "0.', 'version = "77.')
-    done = run(sys.executable, ROOT / "tools/release_tag.py", f"fsd-v{version(tree, 'fsd')}", tree)
+@pytest.mark.parametrize("heading", ["{} (unreleased)", "{}", "{} (soon)", "9.{} (2000-01-01)"])
+def test_a_tag_without_a_released_changelog_section_is_refused(heading: str, tree: Path) -> None:
+    now = version(tree, "fsd")
+    (tree / "packages/fsd/CHANGELOG.md").write_text(f"# Changelog\n\n## {heading.format(now)}\n")
+    done = run(sys.executable, ROOT / "tools/release_tag.py", f"fsd-v{now}", tree)
     assert done.returncode == 1
-    assert "has no released section" in done.stderr
+    assert f"begins with '## {now} (YYYY-MM-DD)'" in done.stderr

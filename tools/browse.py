@@ -1,9 +1,10 @@
 """Open every page of the site and every report of a demo in Chromium, at phone and desktop width.
 
 python tools/browse.py site runs/demo              # what goes wrong: console, requests, sideways scrolling
-python tools/browse.py --pictures runs/demo        # and the screenshots that the tutorials show
 
-tests/test_docs.py looks at the site and at reports in the same way.
+tests/test_docs.py looks at the site and at reports in the same way.  After make demo it takes the tutorials' pictures:
+
+    DOCS_PICTURES=1 python -m pytest tests/test_docs.py -k every_page_and_report
 """
 
 import argparse
@@ -90,11 +91,11 @@ def look(looked: list[Path], browser: Browser, pictures: Path | None = None) -> 
     return found
 
 
-def main(folders: list[Path], pictures: bool) -> int:
+def main(folders: list[Path]) -> int:
     """Look at everything; 1 if anything is wrong."""
     with chromium() as browser:
         looked = [page for folder in folders for page in pages(folder)]
-        found = look(looked, browser, ASSETS if pictures else None)
+        found = look(looked, browser)
     print(*found, f"{len(found)} faults on {len(looked)} pages", sep="\n")
     return int(bool(found))
 
@@ -104,6 +105,4 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--pictures", action="store_true", help="write docs/assets/report-*.png")
-    given = parser.parse_args()
-    sys.exit(main(given.folders, given.pictures))
+    sys.exit(main(parser.parse_args().folders))

@@ -25,9 +25,13 @@ def release(tag: str, root: Path) -> dict[str, str]:
             raise ValueError(
                 f"the tag says {match['version']}, {file.relative_to(root)} {project['version']}"
             )
-        heading = re.search(rf"^## {re.escape(match['version'])}\b(.*)$", read_changelog(file), re.MULTILINE)
-        if not heading or "unreleased" in heading[1]:
-            raise ValueError(f"the changelog of {match['name']} has no released section {match['version']}")
+        # "(unreleased)", and no date at all, are of a section that is still written.
+        heading = rf"^## {re.escape(match['version'])} \(\d{{4}}-\d\d-\d\d\)$"
+        if not re.search(heading, read_changelog(file), re.MULTILINE):
+            raise ValueError(
+                f"the changelog of {match['name']} has no released section {match['version']}: "
+                f"it begins with '## {match['version']} (YYYY-MM-DD)'"
+            )
         backend = document["tool"]["uv"].get("build-backend", {})
         return {
             "folder": file.parent.name,

@@ -18,6 +18,8 @@ if [ -f "$out/config.yaml" ]; then
 else
     set -- "$@" --out "$out"
 fi
+# torchrun would kill processes that are still saving after 30 seconds.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=100
 host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 code=0
 srun torchrun --nnodes "$SLURM_NNODES" --nproc-per-node "${SLURM_GPUS_ON_NODE:-1}" --rdzv-backend c10d \

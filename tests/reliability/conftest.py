@@ -1,7 +1,7 @@
 """Fixtures of the reliability suite.
 
-RELIABILITY_FULL=1 kills a hundred times per method instead of five; RELIABILITY_FIGURES=FILE writes what happened,
-which page.py puts into docs/reliability.md.
+RELIABILITY_FULL=1 kills a hundred times per method instead of five; RELIABILITY_FIGURES=FILE writes what happened once
+all tests have passed.  page.py puts figures.json into docs/reliability.md.
 """
 
 import json
@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 # Tests are imported one by one, so what they share has to be found.
 sys.path.insert(0, str(HERE))
 
-from cases import FIGURES, METHODS, Runner, Straight, outcome, start  # noqa: E402
+from cases import FIGURES, FULL, METHODS, Runner, Straight, outcome, start  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -55,9 +55,8 @@ def straight(runner: Runner, place: Path) -> dict[str, Straight]:
     return found
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     wanted = os.environ.get("RELIABILITY_FIGURES")
-    if wanted and FIGURES:
-        Path(wanted).write_text(
-            json.dumps({what: dict(how) for what, how in sorted(FIGURES.items())}, indent=2) + "\n"
-        )
+    if wanted and FIGURES and exitstatus == 0:
+        record = {"full": FULL, "figures": {what: dict(how) for what, how in sorted(FIGURES.items())}}
+        Path(wanted).write_text(json.dumps(record, indent=2) + "\n")

@@ -24,6 +24,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+# Also, once, what the commands load only when they need it: each fork would take seconds for it (those with noqa).
 import calib.analysis
 import calib.cli
 import calib.report
@@ -33,12 +34,11 @@ import corsd.cli
 import corsd.reevaluate
 import corsd.report
 import corsd.run
+import diffusers.pipelines.pipeline_utils  # noqa: F401
 import fsd.cli
 import fsd.evaluate
 import fsd.report
 import fsd.run
-
-# Loaded by the commands only when they need them; here once, since each fork would take seconds for them.
 import scipy.stats  # noqa: F401
 import skimage.measure
 import skimage.morphology  # noqa: F401
@@ -158,7 +158,9 @@ def main() -> None:
     # A prior of two pictures, which takes no seconds to make.
     pictures = torch.stack([torch.full((3, 16, 16), 0.8), torch.full((3, 16, 16), -0.6)])
     prior = MixturePrior(pictures.flatten(1), latent_shape=(3, 16, 16))
-    fsd.run.build_prior = lambda config, device: prior
+    # But one that is not there is looked for.
+    build = fsd.run.build_prior
+    fsd.run.build_prior = lambda config, device: build(config, device) if config.prior == "gone" else prior
     # A collection in a child would otherwise touch, and so copy, all that is here.
     gc.freeze()
     running: dict[int, Running] = {}

@@ -1,0 +1,113 @@
+"""One stored cell of each accuracy benchmark, made anew in a scratch folder: does today's code come to the same?
+
+    python benchmarks/accuracy_again.py --out FILE [--quick] [--only corsd calib fsd]
+
+`make bench` has corsd_accuracy.py, calib_accuracy.py and fsd_diversity.py write their pages from stored cells, which
+took hours; here one cell of each is measured.  A figure is how far it lies from the stored one, in points, and its goal
+is TOLERANCE.  Where processor and torch are those of the cell it is often 0; elsewhere sums are rounded in another way,
+which a training makes larger, so that about the spread over seeds is allowed.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import _calib_plan
+import _diversity_cells
+import _diversity_plan
+import calib_accuracy
+import corsd_accuracy
+from _figures import figure, options, write
+
+RESULTS = Path(__file__).parent / "results"
+STORED = {
+    "corsd": "corsd_accuracy/final/digits/corsd--in-batch--seed10.json",
+    "calib": "calib_accuracy/usps-mnist/calibrator-seed1.json",
+    "fsd": "fsd_diversity/main/multi-view/fsd-beta0.5--a-mushroom.json",
+}
+TOLERANCE = {
+    "corsd": {"accuracy": 2.0},
+    "calib": {"target_after": 4.0},
+    "fsd": {"prompt_accuracy": 10.0, "view_consistency": 15.0, "pairwise_distance": 4.0},
+}
+
+
+class Missing(Exception):
+    """The data of a cell are not on this machine."""
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--only", nargs="+", choices=list(CELLS), default=list(CELLS))
+    given = parser.parse_args()
+    figures, not_measured = [], {}
+    for name in given.only:
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                new = CELLS[name](Path(scratch), given.quick)
+        except Missing as reason:
+            not_measured[name] = str(reason)
+            print(f"{name}: not measured, {reason}", flush=True)
+        else:
+            figures += compared(name, new, given.quick)
+    write(given.out, given.quick, figures, not_measured=not_measured)
+
+
+def compared(name: str, new: dict[str, Any], quick: bool = False) -> list[dict[str, Any]]:
+    """How far the measures of a cell lie from the stored ones, in points."""
+    old = json.loads((RESULTS / STORED[name]).read_text(encoding="utf-8"))
+    scale = 100.0 if name == "fsd" else 1.0  # shares and a distance there, percent elsewhere
+    figures = []
+    for measure, tolerance in TOLERANCE[name].items():
+        anew, stored = scale * new[measure], scale * old[measure]
+        figures.append(
+            figure(
+                f"{name}: {measure}", f"{anew:.2f} anew, {stored:.2f} in {STORED[name]}", "points",
+                {"anew": [anew], "stored": [stored]}, "difference", [abs(anew - stored)],
+                goal=tolerance, quick=quick,
+            )
+        )  # fmt: skip
+    return figures
+
+
+def corsd(scratch: Path, quick: bool) -> dict[str, Any]:
+    """CORSD with in-batch pairs on the digits: seconds."""
+    from corsd.train import train_cell
+
+    config = corsd_accuracy.configuration("final", "digits", "CORSD (in-batch)")
+    config = config.model_copy(update={"epochs": 1.0}) if quick else config
+    return train_cell(config, 10, scratch / "run")
+
+
+def calib(scratch: Path, quick: bool) -> dict[str, Any]:
+    """The calibrator of 500 steps on USPS to MNIST, its classifier first: minutes."""
+    settings = _calib_plan.PAIRS["usps-mnist"]
+    if not settings["data_root"].is_dir():
+        raise Missing(f"USPS and MNIST have to be in {settings['data_root']}")
+    if quick:
+        settings |= {"steps": 2, "validate_every": 2, "validation_images": 100, "training": {"epochs": 0.1}}
+    calib_accuracy.RUNS = scratch
+    return calib_accuracy.run_cell("usps-mnist", "calibrator", 1, scratch / "cell")
+
+
+def fsd(scratch: Path, quick: bool) -> dict[str, Any]:
+    """Four mushrooms by FSD with beta 0.5 on the multi-view prior: a minute."""
+    (cell,) = [
+        cell
+        for cell in _diversity_plan.main_cells(1, _diversity_plan.read_settings(), ["multi-view"])
+        if (cell.method, cell.prompt) == ("fsd-beta0.5", "a mushroom")
+    ]
+    if quick:
+        cell = cell._replace(seeds=(0, 1), settings={**cell.settings, "steps": 2, "checkpoint_every": 2})
+    prior = _diversity_cells.open_embedded(cell, None)
+    record, _ = _diversity_cells.make(cell, prior, _diversity_cells.weights_hash(cell.prior), scratch)
+    return record
+
+
+CELLS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {"corsd": corsd, "calib": calib, "fsd": fsd}
+
+
+if __name__ == "__main__":
+    main()
