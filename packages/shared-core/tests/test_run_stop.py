@@ -33,12 +33,15 @@ def test_handlers_come_back_after_an_error():
 SLEEPER = """
 import time, sys
 from shared_core.run.stop import StopFlag
+StopFlag.ECHO = float((sys.argv + ["0"])[1])
 with StopFlag() as stop:
     print("ready", flush=True)
     while not stop.stopped:
         time.sleep(0.01)
     print("saving", flush=True)
     if len(sys.argv) > 1:
+        time.sleep(1)
+        print("saved", flush=True)
         time.sleep(60)
 sys.exit(stop.exit_code)
 """
@@ -58,10 +61,21 @@ def test_a_process_ends_with_143():
     process.stdout.close()
 
 
-def test_a_second_signal_ends_it_at_once():
-    process = sleeper("stay")
+def test_a_signal_that_comes_later_ends_it_at_once():
+    process = sleeper("0")
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 130
+    assert process.stdout.read() == ""
+    process.stdout.close()
+
+
+def test_the_same_order_passed_on_by_another_process_lets_it_save():
+    process = sleeper("60")
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        process.send_signal(number)
+    assert process.stdout.readline() == "saved\n"
+    process.kill()
+    process.wait(10)
     process.stdout.close()
 
 

@@ -10,19 +10,25 @@
 
 import os
 import signal
+import time
 from types import FrameType
 
 
 class StopFlag:
-    """Inside the `with`, a first signal only sets `stopped`; a second one ends the process at once.
+    """Inside the `with`, a first signal only sets `stopped`; one that comes later ends the process at once.
+
+    Within ECHO seconds of the first a signal is taken for the same order: schedulers and terminals tell every process
+    of a run, and torchrun passes on what it was told.
 
     Enter it in the main thread (Python installs handlers nowhere else).  The old handlers come back on exit.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
+    ECHO = 5.0
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._told = 0.0
         self._agreed = False
         self._old: dict[int, object] = {}
 
@@ -62,7 +68,8 @@ class StopFlag:
         self._old = {}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            # No clean-up: whoever signals twice wants out, and a hung collective would block it.
+        if self.signal is None:
+            self.signal, self._told = number, time.monotonic()
+        elif time.monotonic() - self._told > self.ECHO:
+            # No clean-up: whoever signals once more wants out, and a hung collective would block it.
             os._exit(128 + number)
-        self.signal = number
