@@ -8,6 +8,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from _calib_plan import RACERS
 from _calib_text import HEAD, NOTES, SCALE, TRIED
 from _calib_verdicts import CLAIMS, Row, against, difference, pairs_of, source_only, verdicts, words
 from shared_core.run.atomic import write_json, write_text
@@ -255,6 +256,9 @@ def _to_90(record: dict[str, Any] | None) -> str:
         best, last = ("{accuracy:.2f} at {seconds:.0f} s".format(**run[name]) for name in ("best", "last"))
         lines.append(f"| {run['method']} | {run['seed']} | {reached} | {best} | {last} |")
     lines += [f"\nNot measured: {missing}" for missing in record["not_measured"]]
+    unseen = [name for name in RACERS if name not in {run["method"] for run in record["runs"]}]
+    if unseen:
+        lines.append(f"\nNot in these measurements, which the script would race, too: {', '.join(unseen)}.")
     return "\n".join(lines) + "\n"
 
 

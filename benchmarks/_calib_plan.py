@@ -102,6 +102,12 @@ FULL_SCHEDULE = "calibrator full schedule"
 # the preset for 250 or 300 epochs.
 CLASSIFIERS = {TRANSLATED: "classifier-translated", FULL_SCHEDULE: "classifier-full-schedule"}
 
+# Whom calib_to_90.py races.
+RACERS = (
+    *("calibrator", "calibrator, constant rate", "calibrator views", "calibrator neighbours"),
+    *("DANN", "DANN of pytorch-adapt", "DANN of skada"),
+)
+
 
 def cells(pairs: list[str], tier: int) -> list[tuple[str, str, int]]:
     """(pair, row, seed), row by row, so that an interrupted run leaves whole rows."""
