@@ -1,4 +1,4 @@
-"""The Python code on the pages and in the README runs, page by page; the commands take the flags they are given.
+"""The Python code on the pages and in the README runs, page by page; commands take their flags, programs their YAML.
 
 The READMEs of the packages are run by the tests of the packages, where the others may be absent.
 """
@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from calib.config import AdaptConfig
+from corsd.config import TrainConfig
+from shared_core.run.config import Config, load_yaml
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -19,6 +22,7 @@ FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", flags=re.MULTILINE | re.DOTALL
 INDENTED = re.compile(r"(?<=\n\n)(?: {4}.*\n)+")
 INCLUDED = re.compile(r'--8<-- "(.+?)"')
 PROGRAMS = ("corsd", "fsd", "calib")
+CONFIGS: dict[str, type[Config]] = {"corsd": TrainConfig, "calib": AdaptConfig}
 CALL = re.compile(rf"\s*({'|'.join(PROGRAMS)}|torchrun)\s")
 
 
@@ -32,6 +36,10 @@ def python_blocks(path: Path) -> list[str]:
         block for language, block in FENCE.findall(path.read_text(encoding="utf-8")) if language == "python"
     ]
     return [block for block in found if not INCLUDED.search(block)]
+
+
+def yaml_blocks(path: Path) -> list[str]:
+    return [block for language, block in FENCE.findall(path.read_text(encoding="utf-8")) if language == "yaml"]
 
 
 def commands(path: Path) -> Iterator[list[str]]:
@@ -97,6 +105,15 @@ def test_a_command_takes_the_flags_it_is_given(
             choices = re.search(r"--preset \{(.*?)\}", known)
             assert choices, f"{program} {verb} lists no presets"
             assert preset in choices[1].split(","), f"{program} {verb} has no preset {preset}"
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES + READMES if yaml_blocks(path)], ids=name)
+def test_a_program_takes_the_yaml_of_its_page(path: Path, tmp_path: Path) -> None:
+    (program,) = {program for program in CONFIGS if program in name(path)}
+    for number, block in enumerate(yaml_blocks(path)):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(block, encoding="utf-8")
+        assert load_yaml(CONFIGS[program], file) != CONFIGS[program](), f"block {number} changes nothing"
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
