@@ -75,11 +75,8 @@ def main(arguments: list[str]) -> int:
         if options.stage == "tune":
             chosen["common"] = common(chosen.get("common", {}), options.set, priors_of(options))
         failed = 0 if options.stage == "page" else produce(options, chosen)
-        record = (
-            {"quick": False, "rows": []}
-            if options.stage == "tune"
-            else {"quick": False, "rows": page(options)}
-        )
+        rows = [] if options.stage == "tune" or options.estimate else page(options)
+        record = {"quick": False, "rows": rows}
     if options.out:
         write_json(options.out, record | {"environment": describe()})
     return int(bool(failed))
