@@ -86,7 +86,7 @@ def test_train_help_names_all_presets_and_at_most_fifteen_more(capsys: pytest.Ca
         (["train", "--model", "nowhere.py:net"], "there is no file nowhere.py"),
         (["train", "--method", "ce_triplets", "--batch-size", "50"], "choose 48 or 51"),
         (["train", "--seeds", "1", "1"], "none twice"),
-        (["train", "--device", "tpu"], "it must be auto, cpu"),
+        (["train", "--device", "tpu"], "choose auto or cpu"),
         (["evaluate", "nowhere"], "nowhere"),
         (["evaluate"], "required: RUN"),
         (["export", "nowhere", "--out", "x", "--format", "tflite"], "invalid choice: 'tflite'"),

@@ -14,7 +14,8 @@ import pytest
 import torch
 import yaml
 from corsd.config import TrainConfig
-from corsd.run import cells_of, open_accelerator, run
+from corsd.processes import join
+from corsd.run import cells_of, run
 from corsd.summary import paired_interval, schema, sentence, summarise, verdict
 from shared_core.run import metrics
 from shared_core.run.result import check_result
@@ -130,7 +131,7 @@ def one_thread() -> Iterator[None]:
 
 
 def joined() -> int:
-    return open_accelerator(TrainConfig(device="auto")).num_processes
+    return join("auto", "fp32").num_processes
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU auto is the GPU")

@@ -8,14 +8,10 @@ One method with one seed is an ordinary run folder.  Several are *cells* of a ru
 ``result.json`` follows ``result_schema.json``.
 """
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from accelerate import Accelerator
 from shared_core.run.config import user_errors
-from shared_core.run.device import means_cpu
 from shared_core.run.folder import RunFolder
 from shared_core.run.metrics import MetricsLog, cut_back
 from shared_core.run.processes import is_main
@@ -25,6 +21,7 @@ from shared_core.run.seal import seal, unseal, write_sealed
 from corsd import train
 from corsd.config import TrainConfig
 from corsd.data import open_data
+from corsd.processes import join
 from corsd.report import report
 from corsd.summary import schema, summarise
 
@@ -92,33 +89,13 @@ def cells_of(config: TrainConfig, out: Path) -> list[Cell]:
 def check(config: TrainConfig) -> None:
     """Try everything that can be wrong in a configuration without training: ConfigError says what is."""
     with user_errors():
-        open_accelerator(config)
+        join(config.device, config.precision)
         data = open_data(config)
         for cell in cells_of(config, Path()):
             train.batch_plan(cell.config, data.labels, cell.seed)
         for method in dict.fromkeys([config.method, *config.controls]):
             net = train.build_net(config, data)
             train.build_method(config.model_copy(update={"method": method}), net, data, seed=0, steps=1)
-
-
-def open_accelerator(config: TrainConfig) -> Accelerator:
-    """Join the other processes, if any, and take the device.  ValueError for what this machine lacks."""
-    kind = config.device.partition(":")[0]
-    present = {
-        "auto": True,
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if kind not in present:
-        raise ValueError(f"device is {config.device!r}; it must be auto, cpu, cuda, cuda:N or mps")
-    if not present[kind]:
-        raise ValueError(f"device is {config.device!r}, but torch finds no {kind} here; choose auto or cpu")
-    if config.precision == "fp16" and means_cpu(config.device):
-        raise ValueError("precision fp16 needs a GPU; choose bf16 or fp32 on a CPU")
-    if config.device not in ("auto", "cpu"):
-        os.environ["ACCELERATE_TORCH_DEVICE"] = config.device
-    return Accelerator(cpu=means_cpu(config.device), mixed_precision=train.PRECISION[config.precision])
 
 
 def log_cell(metrics: Path, number: int, result: dict[str, Any]) -> None:

@@ -12,7 +12,6 @@ This file is the recipe and nothing else; your own loop needs only :class:`corsd
 """
 
 import math
-import os
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -26,7 +25,6 @@ from shared_core.data.sampling import Batches, Plan, shuffled_plan
 from shared_core.ops.gather import rank, world_size
 from shared_core.run import checkpoint
 from shared_core.run.atomic import read_json, write_json
-from shared_core.run.device import means_cpu
 from shared_core.run.folder import RunFolder
 from shared_core.run.guard import FiniteGuard
 from shared_core.run.metrics import MetricsLog, cut_back
@@ -44,8 +42,8 @@ from corsd.evaluate import accuracy, evaluate
 from corsd.losses import Variant, Weights
 from corsd.nets import open_net
 from corsd.pairs import class_pair_plan, last_batch_plan, triplet_plan
+from corsd.processes import join
 
-PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 NOISE = (0.05, 0.1)
 FILES = (
     *("config.yaml", "metrics.jsonl", "preprocess.json"),
@@ -67,9 +65,7 @@ def train_cell(config: TrainConfig, seed: int, out: Path, resume: bool = False) 
     if resume and folder.finished():
         check_seal(out)
         return read_json(folder.result)
-    if config.device not in ("auto", "cpu"):
-        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", config.device)
-    accelerator = Accelerator(cpu=means_cpu(config.device), mixed_precision=PRECISION[config.precision])
+    accelerator = join(config.device, config.precision)
     if not accelerator.is_main_process:
         return _train(config, seed, folder, resume, accelerator)
     with folder.open({**config.model_dump(mode="json"), "seeds": [seed], "controls": []}, resume=resume):
