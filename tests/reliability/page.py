@@ -19,10 +19,9 @@ def table(record: dict[str, Any]) -> str:
     rows = [f"| {what} | {how} | {count} |" for what, ends in figures.items() for how, count in ends.items()]
     total = sum(count for ends in figures.values() for count in ends.values())
     mode = "The full run" if record["full"] else "The short run, as on every push"
-    apart = f"  Counted in runs of their own: {'; '.join(record['apart'])}." if record.get("apart") else ""
     head = ["| mishap | how it ended | cases |", "|---|---|---|"]
     return "\n".join(
-        [*head, *rows, "", f"{mode}: {total} cases of the three methods; no other end was seen.{apart}"]
+        [*head, *rows, "", f"{mode}: {total} cases of the three methods; no other end was seen."]
     )
 
 
