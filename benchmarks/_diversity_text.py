@@ -64,9 +64,15 @@ in the history.  What scratch runs were for is told without figures, since no sc
 - **Round 2** (commit ed87050): guidance 7.5, an occupancy grid, products 5 to 20, 2 points of tolerance, the same 8
   prompts.  Worse: it made SDS's objects more consistent than FSD's.  Multi-view, beta 1: 3.46 times, -1.6 [-7.1, +0.6],
   -5.3 [-13.4, +2.0].
-- **Round 3**, this page: guidance 4 with round 2's grid, products and tolerance, and 8 further prompts, which narrow
-  the intervals and had been seen by nobody.  Its guidance was taken from the two rounds before and from scratch runs on
+- **Round 3**, this page: guidance 4 with round 2's grid and tolerance, and 8 further prompts, which narrow the
+  intervals and had been seen by nobody.  Its guidance was taken from the two rounds before and from scratch runs on
   "a table", "a blue object" and "a snowman".  `fsd generate` takes beta 0.5 from it by default.
+- **Products up to 40** came later in round 3, because SDS and some settings of FSD lay at the end of the grid, 20.  On
+  the multi-view prior SDS rose there from 12.8 to 55.4 on the held-out prompts: one of the two, "a table", leaves the
+  colour open, and its two seeds came out red and yellow.  Cells of methods that the rule then moved were made anew.
+  At 80 (in the cells of the tuning, not in its table) the multi-view figures are 57.5 for `sds`, 80.3 for
+  `fsd-beta0.5` and 150.8 for `fsd-constant`, with every view named right; but surfaces break up into specks and thin
+  parts into pieces, which the judge does not mind, so that the grid ends at 40.
 - **Beta 0.25**, on the camera-free prior alone, because round 3 missed its goal there: far more distance than the 1.33
   times that are asked, with too little consistency.  Its product was tuned on the held-out prompts like the others,
   and eight further prompts were written down and committed (aad1468) before it was measured, so that some had no part
