@@ -87,7 +87,7 @@ ROWS: dict[str, tuple[int, dict[str, Any] | str]] = {
     "calibrator released": (1, {"mode": "released", "compat": "released", "selection": "last"}),
     "calibrator full schedule": (2, {}),
     "calibrator neighbours 2000 steps": (
-        2,
+        3,
         {**NEIGHBOURS, "steps": 2000, "neighbours": {"count": 10, "images": 60_000, "every": 500}},
     ),
     "calibrator lowres": (3, {"body": "lowres", "blocks": 9}),

@@ -39,7 +39,9 @@ def python_blocks(path: Path) -> list[str]:
 
 
 def yaml_blocks(path: Path) -> list[str]:
-    return [block for language, block in FENCE.findall(path.read_text(encoding="utf-8")) if language == "yaml"]
+    return [
+        block for language, block in FENCE.findall(path.read_text(encoding="utf-8")) if language == "yaml"
+    ]
 
 
 def commands(path: Path) -> Iterator[list[str]]:
