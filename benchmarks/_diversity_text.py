@@ -80,8 +80,8 @@ in the history.  What scratch runs were for is told without figures, since no sc
   below what the goal allows, for beta 0.5 as well.  What is lost there is lost on prompts that leave the colour or the
   kind open ("a mushroom", "a red object", "a purple object"): each view of this prior is drawn for itself, so that
   nothing but the shared noise makes two sides agree.  On the multi-view prior, measured on the first 8 prompts when the
-  re-tuned SDS had made the goal missed there too, it loses no less consistency than beta 0.5: nearly all of it on the two
-  prompts that leave the kind open.
+  re-tuned SDS had made the goal missed there too, it loses no less consistency than beta 0.5: nearly all of it on the
+  two prompts that leave the kind open.
 - **A learning rate that runs down** to 0, as the steps of the flow do: no gain in scratch runs.
 - **Where consistency is lost** (`kind_consistency` and `colour_consistency` in the cells, the shares of an object's
   views with its main kind and with its main colour), SDS -> method over the same prompts:
