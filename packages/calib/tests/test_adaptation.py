@@ -418,6 +418,7 @@ def test_a_loss_that_is_not_finite_is_named():
         ({"steps": 0}, "steps=0"),
         ({"accumulate": 3}, "a batch size that they divide"),
         ({"precision": "fp16", "accumulate": 2}, "use bf16"),
+        ({"precision": "fp16"}, "fp16 needs a GPU"),
         ({"patch": 16}, "patch is 16 pixels, the image 8x8"),
     ],
 )
