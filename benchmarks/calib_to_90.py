@@ -13,6 +13,8 @@ is scored is its moving average.  Validation is left out, too, but for the zooms
 training needs them.  DANN has the formula of calib.baselines, its schedule over as many steps, and then goes on.  The
 DANNs of pytorch-adapt and skada run in environments of their own (made with uv from pytorch_adapt/requirements.txt and
 skada/requirements.txt); where that fails, the JSON says what was tried.
+
+The JSON is written after each method, and the same call goes on where it was interrupted.
 """
 
 import argparse
@@ -90,12 +92,13 @@ def main() -> None:
         "what": what,
         "goal": GOAL,
         "budget": given.budget,
-        "runs": [],
+        "runs": [] if given.quick else earlier(given.out, given.budget),
         "not_measured": [],
     }
     if given.quick or DATA.exists():
         for seed in given.seeds:
-            measure(given, seed, record)
+            for _ in measure(given, seed, record):
+                write(given.out, given.quick, [], **record)
     else:
         record["not_measured"].append(f"anything: there is no {DATA.name} folder with USPS and MNIST")
     for line in record["not_measured"]:
@@ -103,13 +106,20 @@ def main() -> None:
     write(given.out, given.quick, [], **record)
 
 
-def measure(given: argparse.Namespace, seed: int, record: dict[str, Any]) -> None:
-    """All methods from the classifier of one seed; adds to the record's runs."""
+def earlier(out: Path, budget: float) -> list[dict[str, Any]]:
+    """The runs that an interrupted call with the same budget left behind."""
+    record = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    return record["runs"] if record.get("budget") == budget and not record["quick"] else []
+
+
+def measure(given: argparse.Namespace, seed: int, record: dict[str, Any]) -> Iterator[None]:
+    """All methods from the classifier of one seed; adds to the record's runs, one at each turn."""
     config, classifier, data = opened(given.quick, seed)
     limits: dict[str, Any] = {"goal": GOAL, "budget": given.budget, "every": EVERY}
     if given.quick:
         limits |= {"goal": 101.0, "every": 2}
     last = 4 if given.quick else None
+    done = {run["method"] for run in record["runs"] if run["seed"] == seed}
 
     def add(method: str, found: dict[str, Any]) -> None:
         reached = "not reached" if found["reached"] is None else f"reached after {found['reached']:.0f} s"
@@ -120,33 +130,40 @@ def measure(given: argparse.Namespace, seed: int, record: dict[str, Any]) -> Non
         )
         record["runs"].append({"method": method, "seed": seed, **found})
 
-    taught = {}
-    for row in TAUGHT:
-        of_row = configuration(PAIR, row)
-        neighbours = of_row.neighbours.model_copy(
-            update={"count": 2} if given.quick and of_row.neighbours.count else {}
-        )
-        update = {"loss": of_row.loss, "views": of_row.views, "neighbours": neighbours}
-        changed = config.model_copy(update=update)
-        taught[row] = calibrator(classifier, data, changed, seed, changed.steps)
-    for method, (steps, predict) in {
+    entrants = {
         "calibrator": calibrator(classifier, data, config, seed, config.steps),
         "calibrator, constant rate": calibrator(classifier, data, config, seed, last),
-        **taught,
-        "DANN": dann(classifier, data, config, seed, last),
-    }.items():
-        add(method, race(steps, predict, data.test, data.test_labels, **limits))
+    }
+    for row in TAUGHT:
+        changed = taught(config, row, given.quick)
+        entrants[row] = calibrator(classifier, data, changed, seed, changed.steps)
+    entrants["DANN"] = dann(classifier, data, config, seed, last)
+    for method, (steps, predict) in entrants.items():
+        if method not in done:
+            add(method, race(steps, predict, data.test, data.test_labels, **limits))
+            yield
     for peer, folder in PEERS.items():
-        environment = given.environments / folder / ".venv"
+        method, environment = f"DANN of {peer}", given.environments / folder / ".venv"
+        if method in done:
+            continue
         try:
             if not given.quick:
                 install(environment, FOLDER / folder / "requirements.txt")
             elif not environment.exists():
                 record["not_measured"].append(f"{peer}: its environment is not made in a quick run")
                 continue
-            add(f"DANN of {peer}", theirs(folder, environment, classifier, data, config, seed, last, limits))
+            add(method, theirs(folder, environment, classifier, data, config, seed, last, limits))
+            yield
         except subprocess.CalledProcessError as error:
             record["not_measured"].append(f"{peer}: {failure(error)}")
+
+
+def taught(config: AdaptConfig, row: str, quick: bool) -> AdaptConfig:
+    """The settings with the row's teacher; in a quick run few neighbours."""
+    of_row = configuration(PAIR, row)
+    few = {"count": 2} if quick and of_row.neighbours.count else {}
+    neighbours = of_row.neighbours.model_copy(update=few)
+    return config.model_copy(update={"loss": of_row.loss, "views": of_row.views, "neighbours": neighbours})
 
 
 def opened(quick: bool, seed: int) -> tuple[AdaptConfig, nn.Module, Data]:

@@ -203,6 +203,18 @@ def test_race_to_90_runs_without_the_other_environment(tmp_path):
     ]
 
 
+def test_an_interrupted_race_to_90_goes_on_only_with_the_same_budget(tmp_path):
+    from calib_to_90 import earlier
+
+    out = tmp_path / "out.json"
+    assert earlier(out, 600.0) == []
+    runs = [{"method": "DANN", "seed": 1}]
+    for quick, kept in ((False, runs), (True, [])):
+        out.write_text(json.dumps({"quick": quick, "budget": 600.0, "runs": runs}))
+        assert earlier(out, 600.0) == kept
+        assert earlier(out, 100.0) == []
+
+
 def test_race_to_90_plays_the_steps_of_calib_adapt(tmp_path, one_thread):
     import calib_to_90
     from calib import attach, nets, run
