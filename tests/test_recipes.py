@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,6 @@ import fsd.config
 import numpy as np
 import pytest
 import yaml
-from accelerate.state import AcceleratorState
 from PIL import Image
 from shared_core.run.metrics import read
 
@@ -48,14 +47,6 @@ pytestmark = [
 ]
 # The cheapest of each package, which the gate runs, too.
 CHEAP = {"cifar100 mobilenet-v2", "usps-mnist", "deepfloyd"}
-
-
-@pytest.fixture(autouse=True)
-def _one_run_a_process() -> Iterator[None]:
-    """accelerate keeps a process's first precision, and each command line has a process of its own."""
-    AcceleratorState._reset_state(True)
-    yield
-    AcceleratorState._reset_state(True)
 
 
 def noise(seed: int, *shape: int) -> np.ndarray:

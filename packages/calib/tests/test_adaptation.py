@@ -14,7 +14,6 @@ from calib.attachment import ClassifierChangedError, attach
 from calib.calibrator import Calibrator
 from calib.critics import FeatureCritic, PixelCritic, draw_patch
 from calib.neighbours import Neighbours
-from calib.processes import join
 from calib.step import Critics, Weights
 from calib.views import Views
 from shared_core.data.arrays import ArrayImages
@@ -280,15 +279,6 @@ def test_a_killed_run_goes_on(tmp_path, how):
     adapt(resumed, toy(), toy(shift=0.3), steps=200, out=out, resume=True, log_every=1, **SHORT)
     adapt(straight, toy(), toy(shift=0.3), steps=200, **SHORT)
     assert_same_state(weights_of(resumed), weights_of(straight))
-
-
-def joined():
-    return join("auto", "fp32").num_processes
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU auto is the GPU")
-def test_processes_find_each_other_on_a_device_that_is_not_named():
-    assert run_ranks(joined) == [2, 2]
 
 
 def two_processes(**more):

@@ -14,12 +14,10 @@ import pytest
 import torch
 import yaml
 from corsd.config import TrainConfig
-from corsd.processes import join
 from corsd.run import cells_of, run
 from corsd.summary import paired_interval, schema, sentence, summarise, verdict
 from shared_core.run import metrics
 from shared_core.run.result import check_result
-from shared_core.testing import run_ranks
 
 
 def tiny(**changes) -> TrainConfig:
@@ -128,15 +126,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def joined() -> int:
-    return join("auto", "fp32").num_processes
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU auto is the GPU")
-def test_processes_find_each_other_on_a_device_that_is_not_named() -> None:
-    assert run_ranks(joined) == [2, 2]
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from fsd.cli import main
 from fsd.config import PRESETS, FieldSettings, GenerateConfig
 from fsd.generate import generate
 from fsd.priors.bank import RenderBank
-from fsd.run import Job, jobs, run, slug
+from fsd.run import Job, jobs, own_device, run, slug
 from safetensors.torch import load_file
 from shared_core.run.checkpoint import CheckpointError
 from shared_core.run.folder import RunFolderError
@@ -353,6 +353,18 @@ def test_presets_are_whole_but_for_the_prior(name):
     if not config.prior:
         with pytest.raises(ValueError, match="no prior is named"):
             build_prior(config, torch.device("cpu"))
+
+
+def test_processes_of_a_machine_spread_over_its_gpus(monkeypatch):
+    def here(name):
+        return torch.device({"auto": "cuda", "cuda": "cuda:0"}.get(name, name))
+
+    monkeypatch.setattr(fsd.run, "choose_device", here)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name in ("auto", "cuda"):
+        assert [own_device(name, n).index for n in range(4)] == [0, 1, 0, 1]
+    assert own_device("cuda:1", 2) == torch.device("cuda:1")
+    assert own_device("cpu", 1) == torch.device("cpu")
 
 
 def test_slugs_tell_prompts_apart():

@@ -25,6 +25,7 @@ from shared_core.run.atomic import write_json
 from shared_core.run.folder import RunFolder
 from shared_core.run.guard import FiniteGuard
 from shared_core.run.metrics import MetricsLog, cut_back
+from shared_core.run.processes import join
 from shared_core.run.stop import StopFlag
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -38,7 +39,6 @@ from calib.domains import Domain, check_ranges
 from calib.features import Features
 from calib.feed import Feed
 from calib.neighbours import Neighbours
-from calib.processes import join
 from calib.refusals import check_arguments, check_released
 from calib.selection import Selection
 from calib.step import Batch, Critics, Game, Weights, default_critics

@@ -1,7 +1,8 @@
 """What :func:`calib.adapt` refuses before it looks at any data: arguments that cannot be, or not together."""
 
+from shared_core.run.processes import PRECISION
+
 from calib import validators
-from calib.processes import PRECISION
 from calib.step import Weights
 
 

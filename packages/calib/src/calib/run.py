@@ -24,10 +24,9 @@ from shared_core.data.loader import test_loader
 from shared_core.ops.freeze import checksums, digest
 from shared_core.run.atomic import read_json, write_json
 from shared_core.run.config import user_errors
-from shared_core.run.device import choose_device
 from shared_core.run.folder import RunFolder
 from shared_core.run.metrics import MetricsLog, cut_back
-from shared_core.run.processes import is_main
+from shared_core.run.processes import is_main, join
 from shared_core.run.result import check_result
 from shared_core.run.seal import check_seal, seal, unseal, write_sealed
 from shared_core.run.weights import save_weights
@@ -42,7 +41,6 @@ from calib.config import AdaptConfig
 from calib.data import Domains, normalization, open_domains
 from calib.evaluate import both_domains, four_numbers, is_near_chance, latency_ratio
 from calib.neighbours import Neighbours
-from calib.processes import join
 from calib.source_classifier import build_classifier, check_training, origin, the_classifier
 from calib.step import Weights
 from calib.summary import UNTRAINED
@@ -300,6 +298,4 @@ def open_device(config: AdaptConfig) -> torch.device:
 
     Before all else, because it says which process writes the folder.
     """
-    device = choose_device(config.device)
-    accelerator = join(config.device, config.precision)
-    return accelerator.device if accelerator.num_processes > 1 else device
+    return join(config.device, config.precision).device

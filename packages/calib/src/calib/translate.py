@@ -35,10 +35,10 @@ from shared_core.ops.gradients import average_gradients
 from shared_core.run import checkpoint
 from shared_core.run.atomic import read_json, write_json
 from shared_core.run.config import ConfigError
-from shared_core.run.device import choose_device
 from shared_core.run.folder import RunFolder
 from shared_core.run.guard import FiniteGuard
 from shared_core.run.metrics import MetricsLog, cut_back
+from shared_core.run.processes import join
 from shared_core.run.stop import StopFlag
 from shared_core.run.weights import save_weights
 from torch import Tensor, nn
@@ -46,7 +46,6 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from calib.cyclegan import ImagePool, critic_loss, cycle_loss, generator, generator_loss, patch_critic
-from calib.processes import join
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,7 @@ def train_translation(
     Raises ValueError for a folder or device that cannot be used, ConfigError for a batch that the processes cannot
     share evenly, NonFiniteError, and SystemExit 130 or 143, after saving, when a process was told to stop.
     """
-    choose_device(device)
-    accelerator = join(device, "fp32")
+    accelerator = join(device)
     sizes = [min(settings.batch_size, len(cast(Sized, data))) for data in (source, target)]
     for batch in sizes:
         if batch % accelerator.num_processes:

@@ -14,14 +14,13 @@ from typing import Any, NamedTuple
 from shared_core.run.config import user_errors
 from shared_core.run.folder import RunFolder
 from shared_core.run.metrics import MetricsLog, cut_back
-from shared_core.run.processes import is_main
+from shared_core.run.processes import is_main, join
 from shared_core.run.result import check_result
 from shared_core.run.seal import seal, unseal, write_sealed
 
 from corsd import train
 from corsd.config import TrainConfig
 from corsd.data import open_data
-from corsd.processes import join
 from corsd.report import report
 from corsd.summary import schema, summarise
 

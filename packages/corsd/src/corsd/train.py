@@ -28,6 +28,7 @@ from shared_core.run.atomic import read_json, write_json
 from shared_core.run.folder import RunFolder
 from shared_core.run.guard import FiniteGuard
 from shared_core.run.metrics import MetricsLog, cut_back
+from shared_core.run.processes import join
 from shared_core.run.seal import check_seal, seal, unseal, write_sealed
 from shared_core.run.stop import StopFlag
 from shared_core.run.weights import read_weights, save_weights
@@ -42,7 +43,6 @@ from corsd.evaluate import accuracy, evaluate
 from corsd.losses import Variant, Weights
 from corsd.nets import open_net
 from corsd.pairs import class_pair_plan, last_batch_plan, triplet_plan
-from corsd.processes import join
 
 NOISE = (0.05, 0.1)
 FILES = (

@@ -51,7 +51,7 @@ def run(config: GenerateConfig, out: Path, resume: bool = False) -> dict[str, An
     Raises ValueError or OSError, before any work, for a prior or a prompt that cannot be used.
     """
     set_threads(config)
-    device = own_device(config.device)
+    device = own_device(config.device, int(os.environ.get("LOCAL_RANK", "0")))
     prior = build_prior(config, device)
     encode_texts(config, prior)
     if int(os.environ.get("RANK", "0")):
@@ -71,7 +71,7 @@ def run(config: GenerateConfig, out: Path, resume: bool = False) -> dict[str, An
     with folder.open(config, resume=resume, ignore=("jobs", "device", "threads")), StopFlag() as stop:
         for path in given_up:
             path.unlink(missing_ok=True)
-        helpers = [_start(config, out) for _ in range(min(config.jobs, len(jobs(config, out))) - 1)]
+        helpers = [_start(config, out, n) for n in range(1, min(config.jobs, len(jobs(config, out))))]
         try:
             work(config, out, prior, device, stop, wait=True)
         except BaseException:
@@ -134,12 +134,11 @@ def schema() -> dict[str, Any]:
     return json.loads(files("fsd").joinpath("result_schema.json").read_text(encoding="utf-8"))
 
 
-def own_device(name: str) -> torch.device:
-    """The device of this process: under torchrun every process of a machine takes its own GPU."""
+def own_device(name: str, process: int) -> torch.device:
+    """The device of a machine's `process`, 0 to n - 1: each takes its own GPU, but for a GPU named by its number."""
     device = choose_device(name)
-    local = os.environ.get("LOCAL_RANK")
-    if device.type == "cuda" and device.index is None and local is not None:
-        return torch.device("cuda", int(local) % torch.cuda.device_count())
+    if device.type == "cuda" and ":" not in name:
+        return torch.device("cuda", process % torch.cuda.device_count())
     return device
 
 
@@ -175,15 +174,15 @@ def _give_up(job: Job, error: Exception) -> None:
     write_json(job.folder / "failed.json", {"error": str(error) or type(error).__name__, "traceback": trace})
 
 
-def _start(config: GenerateConfig, out: Path) -> Any:
-    process = multiprocessing.get_context("spawn").Process(target=_help, args=(config, out), daemon=False)
+def _start(config: GenerateConfig, out: Path, number: int) -> Any:
+    process = multiprocessing.get_context("spawn").Process(target=_help, args=(config, out, number))
     process.start()
     return process
 
 
-def _help(config: GenerateConfig, out: Path) -> None:
+def _help(config: GenerateConfig, out: Path, number: int) -> None:
     set_threads(config)
-    device = own_device(config.device)
+    device = own_device(config.device, number)
     prior = build_prior(config, device)
     encode_texts(config, prior)
     with StopFlag() as stop:

@@ -20,7 +20,6 @@ share each batch: all draw the noise of the whole one, so that several learn wha
 """
 
 import copy
-import os
 import time
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -36,10 +35,10 @@ from shared_core.run import checkpoint
 from shared_core.run import metrics as records
 from shared_core.run.atomic import read_json, write_json
 from shared_core.run.config import ConfigError
-from shared_core.run.device import choose_device, means_cpu
 from shared_core.run.folder import RunFolder
 from shared_core.run.guard import check_finite
 from shared_core.run.metrics import MetricsLog, cut_back
+from shared_core.run.processes import join
 from shared_core.run.stop import StopFlag
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
@@ -71,15 +70,9 @@ def train_prior(config: PriorConfig, out: Path, resume: bool = False) -> dict[st
     RunFolderError for a folder that is in use or was begun with another configuration, NonFiniteError for a loss that
     is not finite, SystemExit after saving when a process is told to stop.
     """
-    choose_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    if config.device not in ("auto", "cpu"):
-        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", config.device)
-    accelerator = Accelerator(
-        cpu=means_cpu(config.device),
-        mixed_precision="no" if config.precision == "fp32" else config.precision,
-    )
+    accelerator = join(config.device, config.precision)
     objects = config.batch_size // config.views
     if objects % accelerator.num_processes:
         raise ConfigError(

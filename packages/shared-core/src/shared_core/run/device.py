@@ -4,7 +4,10 @@ import torch
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" is the first GPU, if there is one.  Raises ValueError for a device that is not here."""
+    """ "auto" is the first CUDA GPU, if there is one, else the CPU; "mps" wants to be named.
+
+    Raises ValueError for a device that is not here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -12,13 +15,3 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
         raise ValueError(f"device {name!r} is not here ({first}); choose auto or cpu") from error
-
-
-def means_cpu(name: str) -> bool:
-    """Whether a device's name comes to the CPU here.
-
-    Accelerate has to be told: without a GPU, and not told, it takes each process of a torchrun for the only one.
-    """
-    return name == "cpu" or (
-        name == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    )
