@@ -8,6 +8,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from _calib_findings import findings
 from _calib_plan import RACERS
 from _calib_text import HEAD, NOTES, SCALE, TRIED
 from _calib_verdicts import CLAIMS, Row, against, difference, pairs_of, source_only, verdicts, words
@@ -21,13 +22,21 @@ def write_page(folder: Path, rows: list[Row], measured: Path = MEASURED) -> None
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "calib.json", rows)
     _figure(folder / "calib.png", [row for row in rows if "target_after" in row])
-    found = {name: _read(measured / f"calib_{name}.json") for name in ("step", "latency", "to_90")}
+    found = {
+        name: _read(measured / f"calib_{name}.json") for name in ("step", "latency", "to_90", "findings")
+    }
     parts = [HEAD, _in_short(rows), "![target accuracy of every seed](calib.png)\n"]
     for pair, own in pairs_of(rows).items():
         parts += [_section(pair, own), _further_scores(own), _translations(own)]
         parts += [_by_class(measured / "calib_accuracy" / pair)]
     parts += [_bodies(rows, found["latency"]), _figures("The step", found["step"])]
-    parts += [_to_90(found["to_90"]), "## What was tried\n" + TRIED, SCALE, _not_run(rows)]
+    parts += [
+        _to_90(found["to_90"]),
+        findings(found["findings"], folder),
+        "## What was tried\n" + TRIED,
+        SCALE,
+        _not_run(rows),
+    ]
     write_text(folder / "calib.md", "\n".join(part for part in parts if part))
 
 

@@ -18,6 +18,7 @@ import multiprocessing
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,16 @@ def translation(pair: str, config: AdaptConfig, domains: Any, seed: int) -> tupl
 
 def quick() -> list[dict[str, Any]]:
     """The method and a baseline on digits for a few steps, in a folder that is thrown away."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = tiny_run(Path(folder), ["dann"])
+    return [
+        {name: result[name] for name in (*KEPT, "classifier_unchanged", "selection")},
+        *result["baselines"],
+    ]
+
+
+def tiny_run(folder: Path, baselines: Sequence[str] = ()) -> dict[str, Any]:
+    """A few steps on digits into a run folder; its result."""
     from calib import run
     from calib.config import digits
     from calib.data import open_domains
@@ -207,18 +218,11 @@ def quick() -> list[dict[str, Any]]:
         "validation_images": 30,
         "width": 2,
         "blocks": 1,
-        "baselines": ["dann"],
+        "baselines": list(baselines),
     }
     values = {**digits().model_dump(), **tiny, "training": {"epochs": 0.5}, "device": "cpu"}
     config = AdaptConfig.model_validate(values)
-    with tempfile.TemporaryDirectory() as folder:
-        result = run.run_cell(
-            config, 0, Path(folder), open_domains(config), torch.device("cpu"), resume=False
-        )
-    return [
-        {name: result[name] for name in (*KEPT, "classifier_unchanged", "selection")},
-        *result["baselines"],
-    ]
+    return run.run_cell(config, 0, folder, open_domains(config), torch.device("cpu"), resume=False)
 
 
 def table() -> list[dict[str, Any]]:

@@ -203,6 +203,21 @@ def test_race_to_90_runs_without_the_other_environment(tmp_path):
     ]
 
 
+@pytest.mark.slow
+def test_findings_are_those_of_calib_analyse(tmp_path):
+    record = run("calib_findings.py", tmp_path / "out.json")
+    (found,) = record["runs"]
+    assert [row["name"] for row in found["corrections"]] == [
+        "none",
+        "calibrator",
+        "attack on the critics (2 steps)",
+        "random signs, full bound",
+        "random signs, calibrator's mean size",
+    ]
+    assert found["by_epsilon"]["target"][-1] == found["corrections"][1]["score"]
+    assert len(found["spectra"]["target"]) == 17
+
+
 def test_an_interrupted_race_to_90_goes_on_only_with_the_same_budget(tmp_path):
     from calib_to_90 import earlier
 

@@ -205,6 +205,38 @@ def test_speed_to_90_says_what_was_not_reached(tmp_path):
     assert "Not measured: skada: why" in text
 
 
+def test_findings_are_means_over_seeds_with_their_figure(tmp_path):
+    def one(seed, score):
+        names = {"none": (60.0, 0.0, 0.25), "calibrator": (score, 0.031, 0.5)}
+        rows = [
+            {"name": name, "score": value, "mean_size": size, "confusion": confusion}
+            for name, (value, size, confusion) in names.items()
+        ]
+        shares = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+        scores = [60.0, 60.0, 60.0, 62.0, 64.0, score - 1, score]
+        return {
+            "seed": seed,
+            "corrections": rows,
+            "epsilon": 0.4,
+            "epsilon_unit": "share of the value range",
+            "images": 1000,
+            "by_epsilon": {"epsilon": [0.4 * s for s in shares], "target": scores, "source": scores},
+            "spectra": {name: [1.0, 0.5] for name in ("target", "target, calibrated", "source")},
+        }
+
+    record = {"quick": False, "pair": "usps-mnist", "row": "calibrator", "runs": [one(1, 76.0), one(2, 80.0)]}
+    (tmp_path / "calib_findings.json").write_text(json.dumps(record))
+    text = page(tmp_path, [row("calibrator", (85.0, 87.0, 89.0))], tmp_path)
+    assert "| none | 60.00 (0.00) | 0.0000 | 25.00 (0.00) |" in text
+    assert "| calibrator | 78.00 (2.83) | 0.0310 | 50.00 (0.00) |" in text
+    cut = (
+        "60.00 (0.00) at 0, 62.00 (0.00) at 0.1, 64.00 (0.00) at 0.2, 77.00 (2.83) at 0.5, 78.00 (2.83) at 1."
+    )
+    assert cut in text
+    assert "1,000 test images of the target, epsilon 0.4 (share of the value range)" in text
+    assert (tmp_path / "page/calib_findings.png").stat().st_size > 5000
+
+
 def test_classes_show_where_the_rest_is_lost(tmp_path):
     cells = tmp_path / "measured/calib_accuracy/usps-mnist"
     cells.mkdir(parents=True)
