@@ -173,6 +173,7 @@ BODIES = {
     "calibrator neighbours": {
         "calibrator neighbours": "residual 4x3",
         "calibrator neighbours lowres": "lowres 4x3",
+        "calibrator neighbours folded": "folded 8x3",
     },
 }
 FULL_BODY = (

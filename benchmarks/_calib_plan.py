@@ -75,6 +75,7 @@ ROWS: dict[str, tuple[int, dict[str, Any] | str]] = {
     "calibrator views": (1, {"loss": {"views": 1.0, "hold": 3.0}}),
     "calibrator neighbours": (1, NEIGHBOURS),
     "calibrator neighbours lowres": (1, {**NEIGHBOURS, "body": "lowres"}),
+    "calibrator neighbours folded": (1, {**NEIGHBOURS, "body": "folded", "width": 8}),
     "surest view": (1, "surest_view"),
     "neighbours": (1, "neighbours"),
     "calibrator lowres 3 blocks": (1, {"body": "lowres"}),

@@ -27,6 +27,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "depthwise 4x3": {"body": "depthwise", "width": 4, "blocks": 3},
     "lowres 4x9": {"body": "lowres", "width": 4, "blocks": 9},
     "lowres 4x3": {"body": "lowres", "width": 4, "blocks": 3},
+    "folded 8x3": {"body": "folded", "width": 8, "blocks": 3},
+    "folded 4x3": {"body": "folded", "width": 4, "blocks": 3},
     "constant": {"body": "constant"},
 }
 CLASSIFIERS: dict[str, Callable[[], nn.Module]] = {"dtn": dtn, "lenet": lenet}
@@ -49,7 +51,7 @@ def main() -> None:
             body: lambda net=net, images=images: seconds(lambda: answer(net, images), "cpu")
             for body, net in nets.items()
         }
-        values = interleaved(variants, rounds=2 if given.quick else 15)
+        values = interleaved(variants, rounds=2 if given.quick else 45)
         figures += [
             ratio(
                 f"{name} {body}", f"calibrator ({body}) and {name} over {name} alone, batch {batch}", unit,

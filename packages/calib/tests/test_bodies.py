@@ -44,6 +44,14 @@ def test_an_image_does_not_depend_on_its_neighbours_in_the_batch():
     assert torch.allclose(net(images), alone, atol=1e-12)
 
 
+def test_four_numbers_of_the_folded_body_become_two_by_two_pixels():
+    net = BODIES["folded"](1, 4, 1)
+    with torch.no_grad():
+        net.inner[-1].bias.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    expected = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).repeat(8, 8)
+    assert torch.equal(net(torch.rand(2, 1, 16, 16)), expected.expand(2, 1, 16, 16))
+
+
 def test_depthwise_has_fewer_parameters_than_half_of_the_residual_body():
     counts = {name: sum(p.numel() for p in BODIES[name](3, 8, 9).parameters()) for name in BODIES}
     assert 2 * counts["depthwise"] < counts["residual"]

@@ -139,7 +139,7 @@ def test_black_and_white_pixels_learn_at_full_strength():
     [
         ({"epsilon": 0.0}, "epsilon is 0.0; it is a share of the value range"),
         ({"epsilon": 51.0}, "51 of 255 grey levels"),
-        ({"body": "unet"}, "body is 'unet'; choose residual, depthwise, lowres, constant"),
+        ({"body": "unet"}, "body is 'unet'; choose residual, depthwise, lowres, folded, constant"),
         ({"mode": "negative"}, "mode is 'negative'; choose signed"),
         ({"width": 0}, "width=0"),
         ({"value_range": (1.0, 0.0)}, "low must be below high"),

@@ -81,7 +81,10 @@ def test_onnx_agrees_under_onnxruntime(residual: Path, batch: int, size: tuple[i
 
 @pytest.mark.parametrize(
     ("body", "mode"),
-    [("depthwise", "positive"), ("lowres", "signed"), ("constant", "signed"), ("residual", "released")],
+    [
+        *(("depthwise", "positive"), ("lowres", "signed"), ("folded", "signed")),
+        *(("constant", "signed"), ("residual", "released")),
+    ],
 )
 def test_every_body_and_mode_agrees_under_onnxruntime(tmp_path: Path, body: str, mode: str) -> None:
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -169,7 +172,7 @@ def test_images_outside_of_the_range_pass_through(residual: Path, program: tuple
 
 # Each body, and each mode behind a net and behind the constant, whose graph is small.
 NETS = (
-    *(("residual", "signed"), ("depthwise", "positive"), ("lowres", "released")),
+    *(("residual", "signed"), ("depthwise", "positive"), ("lowres", "released"), ("folded", "signed")),
     *(("constant", "signed"), ("constant", "positive"), ("constant", "released")),
 )
 # No number in it is round, so that each operation of the graph rounds.

@@ -5,14 +5,15 @@
 | `residual` | stem, two strided convolutions, residual blocks, two transposed convolutions, 7x7 head | the paper's |
 | `depthwise` | the same skeleton, every inner convolution split into depthwise and pointwise | ours |
 | `lowres` | the residual skeleton on an image folded 2x2 into channels, its correction bilinearly upsampled | ours |
+| `folded` | the same, its correction folded back: four numbers for each channel become 2x2 pixels | ours |
 | `constant` | one learned correction for all images, stretched to their size: the simplest control | ours |
 
 >>> body = residual_body(channels=3, width=8, blocks=9)
 >>> body(torch.zeros(2, 3, 32, 32)).shape
 torch.Size([2, 3, 32, 32])
 
-Height and width must be multiples of 4 and at least 8, of `lowres` 8 and 16; :class:`calib.Calibrator` pads to
-:func:`padded_size`.  The head starts at zero, so that a calibrator starts at the identity.
+Height and width must be multiples of 4 and at least 8, of `lowres` and `folded` 8 and 16; :class:`calib.Calibrator`
+pads to :func:`padded_size`.  The head starts at zero, so that a calibrator starts at the identity.
 """
 
 from collections.abc import Callable
@@ -50,6 +51,19 @@ class LowResolution(nn.Module):
         return functional.interpolate(small, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
+class Folded(nn.Module):
+    """The residual body at half the height and width, whose channels are the pixels of a sharp correction."""
+
+    def __init__(self, channels: int, width: int = 8, blocks: int = 9) -> None:
+        super().__init__()
+        self.inner = _skeleton(4 * channels, 4 * channels, width, blocks, _full, kernel=3)
+
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        return functional.pixel_shuffle(self.inner(functional.pixel_unshuffle(images, 2)), 2)
+
+
 class ConstantMap(nn.Module):
     """One map of `side` by `side` numbers per channel for all images, stretched to their size."""
 
@@ -68,7 +82,7 @@ class ConstantMap(nn.Module):
 
 def padded_size(body: str, size: int | torch.SymInt) -> Any:
     """The next height or width that a body takes, from any size of 8 or more."""
-    multiple, least = (8, 16) if body == "lowres" else (1, 8) if body == "constant" else (4, 8)
+    multiple, least = (8, 16) if body in ("lowres", "folded") else (1, 8) if body == "constant" else (4, 8)
     return torch.sym_max((size + multiple - 1) // multiple * multiple, least)
 
 
@@ -76,6 +90,7 @@ BODIES: dict[str, Callable[[int, int, int], nn.Module]] = {
     "residual": residual_body,
     "depthwise": depthwise_body,
     "lowres": LowResolution,
+    "folded": Folded,
     "constant": lambda channels, _width, _blocks: ConstantMap(channels),
 }
 

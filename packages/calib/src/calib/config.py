@@ -107,7 +107,7 @@ class AdaptConfig(Config):
     epsilon: float = Field(
         0.2, gt=0, le=1, description="Bound of the correction, a share of the value range."
     )
-    body: Literal["residual", "depthwise", "lowres", "constant"] = "residual"
+    body: Literal["residual", "depthwise", "lowres", "folded", "constant"] = "residual"
     steps: int = Field(600, ge=1, description="Steps of the calibrator.")
     batch_size: int = Field(64, ge=2, description="Images of each domain per step over all processes.")
     selection: Literal["information", "entropy", "neighbourhood", "confusion", "last", "oracle"] = Field(
