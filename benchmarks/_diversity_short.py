@@ -137,8 +137,9 @@ def _goal(prior: str, found: Sequence[Verdict]) -> str:
     names = [name for name in QUALITY.values() if any(name in verdict.lower() for verdict in failed)]
     why = [f"{' or '.join(names)} may be more than {MARGIN:g} points lower"] if names else []
     why += ["the distance is too small"] if any(not verdict.lower() for verdict in failed) else []
-    own_form = ", the paper's own form" if HEADLINE in {verdict.method for verdict in failed} else ""
-    but = f" and missed by {_and(f'`{verdict.method}`' for verdict in failed)}{own_form}" if by else ""
+    own_form = {HEADLINE: " (the paper's own form)"}
+    others = [f"`{verdict.method}`{own_form.get(verdict.method, '')}" for verdict in failed]
+    but = f" and missed by {_and(others)}" if by else ""
     return f"{reached}{but}, as {_and(why)}"
 
 

@@ -239,7 +239,7 @@ def test_three_sentences_say_what_is_gained_where_and_what_is_missed():
     assert where.endswith("it is 1.0 (SDS's 1.0) on the multi-view prior.")
     assert goal == (
         "The goal of 2.02 times on the multi-view prior is reached by `fsd-constant` and `fsd-beta0.5` and missed by "
-        "`fsd-beta1`, the paper's own form, as view consistency may be more than 5 points lower."
+        "`fsd-beta1` (the paper's own form), as view consistency may be more than 5 points lower."
     )
     assert short.in_short({"multi-view": []})[0].startswith("Not measured")
     # a gain of names where the prompt says all is not kept quiet
