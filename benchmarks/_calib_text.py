@@ -68,8 +68,8 @@ script makes again, so without figures:
 - Beside this teacher the game of the critics adds nothing that was seen.  A teacher that looks through the averaged
   calibrator and one that does not are alike in the end.
 - `lowres` taught the same way came close to the full body; the rows `calibrator neighbours lowres` and `folded` measure
-  that.  `folded`, whose correction is as sharp as the image, was built for it and not tuned.  Symmetric random views in place of weighed zooms teach far
-  less.
+  that.  `folded`, whose correction is as sharp as the image, was built for it and not tuned.
+- Symmetric random views in place of weighed zooms teach far less.
 - A small weight of `hold` costs the source more than the goal allows; 3 keeps it.
 
 **What single views cannot say, neighbours can.**  From MNIST to USPS the classifier names hardly any nine, and smaller
