@@ -266,6 +266,14 @@ def _to_90(record: dict[str, Any] | None) -> str:
         best, last = ("{accuracy:.2f} at {seconds:.0f} s".format(**run[name]) for name in ("best", "last"))
         lines.append(f"| {run['method']} | {run['seed']} | {reached} | {best} | {last} |")
     lines += [f"\nNot measured: {missing}" for missing in record["not_measured"]]
+    seeds = len({run["seed"] for run in record["runs"]})
+    if seeds == 1 and record["runs"]:
+        lines.append("\nOne seed, so that differences of some tens of seconds say nothing.")
+    if "load" in record:
+        cores = record["environment"]["cpus"]
+        lines.append(
+            f"\nLoad of the machine at the end: {record['load'][0]:.1f} on {cores} cores, which slows processor time, too."
+        )
     unseen = [name for name in RACERS if name not in {run["method"] for run in record["runs"]}]
     if unseen:
         lines.append(f"\nNot in these measurements, which the script would race, too: {', '.join(unseen)}.")

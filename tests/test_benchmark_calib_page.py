@@ -198,11 +198,14 @@ def test_speed_to_90_says_what_was_not_reached(tmp_path):
     }
     runs = [{**run, "method": "calibrator", "reached": None}, {**run, "method": "DANN", "reached": 42.4}]
     record = {"quick": False, "what": "how", "goal": 90.0, "runs": runs, "not_measured": ["skada: why"]}
+    record |= {"load": [2.5, 2.0, 1.0], "environment": {"cpus": 2}}
     (measured / "calib_to_90.json").write_text(json.dumps(record))
     text = page(tmp_path, [row("calibrator", (85.0, 87.0, 89.0))], measured)
     assert "| calibrator | 1 | not reached | 88.50 at 410 s | 88.00 at 600 s |" in text
     assert "| DANN | 1 | 42 s |" in text
     assert "Not measured: skada: why" in text
+    assert "One seed, so that differences of some tens of seconds say nothing." in text
+    assert "Load of the machine at the end: 2.5 on 2 cores" in text
 
 
 def test_findings_are_means_over_seeds_with_their_figure(tmp_path):
