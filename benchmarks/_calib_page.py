@@ -270,10 +270,8 @@ def _to_90(record: dict[str, Any] | None) -> str:
     if seeds == 1 and record["runs"]:
         lines.append("\nOne seed, so that differences of some tens of seconds say nothing.")
     if "load" in record:
-        cores = record["environment"]["cpus"]
-        lines.append(
-            f"\nLoad of the machine at the end: {record['load'][0]:.1f} on {cores} cores, which slows processor time, too."
-        )
+        load = f"{record['load'][0]:.1f} on {record['environment']['cpus']} cores"
+        lines.append(f"\nLoad of the machine at the end: {load}, which slows processor time, too.")
     unseen = [name for name in RACERS if name not in {run["method"] for run in record["runs"]}]
     if unseen:
         lines.append(f"\nNot in these measurements, which the script would race, too: {', '.join(unseen)}.")
