@@ -165,6 +165,24 @@ def test_diverging_steps_can_be_skipped_and_are_counted(tmp_path, monkeypatch):
     assert all(v.isfinite().all() for v in load_file(tmp_path / "a" / "net.safetensors").values())
 
 
+@pytest.mark.parametrize(
+    ("channels", "kernel", "device", "expected"),
+    [
+        (8, 1, "cpu", torch.contiguous_format),
+        (16, 1, "cpu", torch.channels_last),
+        (8, 3, "cpu", torch.channels_last),
+        (8, 1, "cuda", torch.channels_last),
+    ],
+)
+def test_a_narrow_shortcut_is_not_trained_channels_last_on_a_cpu(channels, kernel, device, expected):
+    net = torch.nn.Sequential(torch.nn.Conv2d(channels, 16, kernel, stride=2))
+    assert (
+        train.layout(TINY.model_copy(update={"channels_last": True}), net, torch.device(device)) == expected
+    )
+    plain = TINY.model_copy(update={"channels_last": False})
+    assert train.layout(plain, net, torch.device(device)) == torch.contiguous_format
+
+
 def test_full_disk_while_saving_keeps_the_earlier_checkpoint(tmp_path, monkeypatch):
     from shared_core.run import checkpoint
 

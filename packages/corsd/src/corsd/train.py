@@ -92,7 +92,7 @@ def _train(
     torch.manual_seed(seed)
     net = build_net(config, data)
     method = build_method(config, net, data, seed, steps)
-    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+    memory_format = layout(config, method, device)
     method = method.to(device, memory_format=memory_format)
     if config.compile:
         net.compile()
@@ -272,6 +272,20 @@ def build_method(config: TrainConfig, net: nn.Module, data: Data, seed: int, ste
     if config.method == "dlb":
         return baselines.LastBatch(net, classes, config.batch_size // config.accumulate // world_size() // 2)
     return baselines.ExitMethod(net, classes, config.method, r.stages, example, r.relation_weight, r.norm)
+
+
+def layout(config: TrainConfig, method: nn.Module, device: torch.device) -> torch.memory_format:
+    """Channels last if wanted, but not where oneDNN, on a CPU, would write past its memory.
+
+    It does in the gradient of a strided 1x1 convolution with fewer channels than a vector register has floats (8 or
+    16), and crashes or returns wrong numbers: oneDNN issue 6035, in torch 2.15 and before.
+    """
+    narrow = any(
+        isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and max(m.stride) > 1 and m.in_channels < 16
+        for m in method.modules()
+    )
+    wanted = config.channels_last and not (narrow and device.type == "cpu")
+    return torch.channels_last if wanted else torch.contiguous_format
 
 
 def gradient_shares(parts: dict[str, Tensor], net: nn.Module) -> dict[str, float]:
