@@ -111,7 +111,7 @@ def test_a_black_box_is_adapted_through_a_student(teacher: nn.Module, tmp_path: 
     source, target, test = x[:1200], darker(x[:1200]), slice(1200, None)
     assert not gives_gradient(black_box, source[:4])
     before = accuracy(black_box, darker(x[test]), y[test])
-    torch.manual_seed(1)
+    torch.manual_seed(12)
     student = distil_surrogate(black_box, source, target, small_net(), steps=250, learning_rate=3e-3)
     assert student.agreement_source > 85
     assert gives_gradient(student.net, source[:4])

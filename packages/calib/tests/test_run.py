@@ -113,7 +113,7 @@ def test_a_function_in_a_file_is_trained_on_the_source_where_the_run_is_told_to(
 
 @pytest.mark.slow
 def test_a_named_net_without_weights_is_trained_on_the_source(config, tmp_path):
-    training = Training(epochs=10.0, batch_size=8, learning_rate=3e-3)
+    training = Training(epochs=20.0, batch_size=8, learning_rate=1e-3)
     changes = {"classifier": "torchvision:resnet18", "image_size": 32, "training": training}
     named = config.model_copy(update=changes)
     domains, cpu = open_domains(named), torch.device("cpu")
