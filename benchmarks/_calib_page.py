@@ -272,6 +272,8 @@ def _to_90(record: dict[str, Any] | None) -> str:
     if "load" in record:
         load = f"{record['load'][0]:.1f} on {record['environment']['cpus']} cores"
         lines.append(f"\nLoad of the machine at the end: {load}, which slows processor time, too.")
+    if "note" in record:
+        lines.append(f"\n{record['note']}")
     unseen = [name for name in RACERS if name not in {run["method"] for run in record["runs"]}]
     if unseen:
         lines.append(f"\nNot in these measurements, which the script would race, too: {', '.join(unseen)}.")

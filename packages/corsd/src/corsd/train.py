@@ -40,6 +40,7 @@ from corsd.config import TrainConfig
 from corsd.data import Data, open_data, training_set
 from corsd.distiller import Distiller, Output
 from corsd.evaluate import accuracy, evaluate
+from corsd.layout import layout
 from corsd.losses import Variant, Weights
 from corsd.nets import open_net
 from corsd.pairs import class_pair_plan, last_batch_plan, triplet_plan
@@ -272,20 +273,6 @@ def build_method(config: TrainConfig, net: nn.Module, data: Data, seed: int, ste
     if config.method == "dlb":
         return baselines.LastBatch(net, classes, config.batch_size // config.accumulate // world_size() // 2)
     return baselines.ExitMethod(net, classes, config.method, r.stages, example, r.relation_weight, r.norm)
-
-
-def layout(config: TrainConfig, method: nn.Module, device: torch.device) -> torch.memory_format:
-    """Channels last if wanted, but not where oneDNN, on a CPU, would write past its memory.
-
-    It does in the gradient of a strided 1x1 convolution with fewer channels than a vector register has floats (8 or
-    16), and crashes or returns wrong numbers: oneDNN issue 6035, in torch 2.15 and before.
-    """
-    narrow = any(
-        isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and max(m.stride) > 1 and m.in_channels < 16
-        for m in method.modules()
-    )
-    wanted = config.channels_last and not (narrow and device.type == "cpu")
-    return torch.channels_last if wanted else torch.contiguous_format
 
 
 def gradient_shares(parts: dict[str, Tensor], net: nn.Module) -> dict[str, float]:

@@ -42,12 +42,15 @@ def join(device: str = "auto", precision: str = "fp32") -> "Accelerator":
     if _joined not in (None, (device, precision)):
         AcceleratorState._reset_state(reset_partial_state=True)
         _joined = None
+    callers = _joined is None and bool(AcceleratorState._shared_state)
     # Only where accelerate would choose another: told of a device, it puts all processes there.
     told = {} if device in ("auto", "cpu", "cuda") else {"ACCELERATE_TORCH_DEVICE": device}
     try:
         with patch_environment(**told):
             accelerator = Accelerator(cpu=cpu, mixed_precision=PRECISION[precision])
     except ValueError as error:
+        if not callers:
+            raise
         raise ValueError(
             f"device {device}, precision {precision}: this process has an accelerator with another setting; give that "
             f"one's, or use a process of its own ({error})"
