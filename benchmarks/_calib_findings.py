@@ -4,6 +4,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from _calib_verdicts import mean_and_spread
+
 BOUNDS = (0.0, 0.1, 0.2, 0.5, 1.0)
 """Shares of the calibrator's epsilon whose scores are put into words; the figure has all."""
 
@@ -25,11 +27,10 @@ def findings(record: dict[str, Any] | None, folder: Path) -> str:
         "|---|---|---|---|",
     ]
     for rows in zip(*(run["corrections"] for run in runs), strict=True):
-        score, confusion = ([row[key] for row in rows] for key in ("score", "confusion"))
+        score = mean_and_spread([row["score"] for row in rows])
+        confusion = mean_and_spread([100 * row["confusion"] for row in rows])
         size = statistics.fmean(row["mean_size"] for row in rows)
-        lines.append(
-            f"| {rows[0]['name']} | {_spread(score)} | {size:.4f} | {_spread([100 * c for c in confusion])} |"
-        )
+        lines.append(f"| {rows[0]['name']} | {score} | {size:.4f} | {confusion} |")
     by_share = [_at(runs, share) for share in BOUNDS]
     cut = ", ".join(f"{values} at {share:g}" for share, values in zip(BOUNDS, by_share, strict=True))
     lines += [
@@ -46,13 +47,7 @@ def _at(runs: list[dict[str, Any]], share: float) -> str:
         by_epsilon = run["by_epsilon"]
         distances = [abs(epsilon - share * run["epsilon"]) for epsilon in by_epsilon["epsilon"]]
         scores.append(by_epsilon["target"][distances.index(min(distances))])
-    return _spread(scores)
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.fmean(values):.2f}" + (
-        f" ({statistics.stdev(values):.2f})" if len(values) > 1 else ""
-    )
+    return mean_and_spread(scores)
 
 
 def _figure(path: Path, runs: list[dict[str, Any]]) -> None:

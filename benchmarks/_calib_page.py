@@ -11,7 +11,17 @@ from typing import Any
 from _calib_findings import findings
 from _calib_plan import RACERS
 from _calib_text import HEAD, NOTES, SCALE, TRIED
-from _calib_verdicts import CLAIMS, Row, against, difference, pairs_of, source_only, verdicts, words
+from _calib_verdicts import (
+    CLAIMS,
+    Row,
+    against,
+    difference,
+    mean_and_spread,
+    pairs_of,
+    source_only,
+    verdicts,
+    words,
+)
 from shared_core.run.atomic import write_json, write_text
 
 MEASURED = Path(__file__).parent / "results"
@@ -121,23 +131,20 @@ def _translations(rows: list[Row]) -> str:
     """What translated images cost, and how many of them may have become another digit."""
     lines = []
     for row in (row for row in rows if "label_flips" in row):
-        before, after = ([seed[when] for seed in row["label_flips"]] for when in ("before", "after"))
+        before, after = (
+            mean_and_spread([seed[when] for seed in row["label_flips"]]) for when in ("before", "after")
+        )
         lines.append(
             f"`{row['method']}`: its CycleGAN was trained in {row['translation_seconds'][0]:.0f} s, not in "
             "core-seconds above.  Of source test images the classifier that knows only originals names otherwise than "
-            f"their label {_mean(before)} %, and of their translations {_mean(after)} %: changed digits, and a style "
+            f"their label {before} %, and of their translations {after} %: changed digits, and a style "
             "that is strange to it.\n"
         )
     return "\n".join(lines)
 
 
 def _moved(before: list[float], after: list[float]) -> str:
-    return f"{_mean(before)} -> {_mean(after)}"
-
-
-def _mean(values: list[float]) -> str:
-    spread = f" ({statistics.stdev(values):.2f})" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.2f}{spread}"
+    return f"{mean_and_spread(before)} -> {mean_and_spread(after)}"
 
 
 def _by_class(cells: Path) -> str:
@@ -207,7 +214,7 @@ def _bodies(rows: list[Row], latency: dict[str, Any] | None) -> str:
                 continue
             gaps[full].append(gap[0])
             over = "" if own is by_name[full] else f": {words(*gap)}"
-            targets.append(_mean(own["target_after"]) + over)
+            targets.append(mean_and_spread(own["target_after"]) + over)
         if body != "constant" and cost["dtn"] < LATENCY_GOAL:
             known = {full for full, _ in columns}
             verdicts += [

@@ -57,6 +57,12 @@ def words(gain: float, interval: tuple[float, float] | None) -> str:
     return f"{gain:+.2f}" + (f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else "")
 
 
+def mean_and_spread(values: Sequence[float]) -> str:
+    """1.23 (0.45): the standard deviation in brackets; none of a single value."""
+    spread = f" ({statistics.stdev(values):.2f})" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{spread}"
+
+
 def source_only(rows: list[Row], row: Row) -> dict[str, list[float]]:
     """Source and target of the classifier alone, for the seeds of `row`.
 
