@@ -7,7 +7,6 @@
 `adapt` is the recipe and nothing else.  A loop of your own needs :mod:`calib.step`: two losses of one batch.
 """
 
-import math
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack, nullcontext
@@ -28,7 +27,6 @@ from shared_core.run.metrics import MetricsLog, cut_back
 from shared_core.run.processes import join
 from shared_core.run.stop import StopFlag
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
@@ -39,9 +37,10 @@ from calib.domains import Domain, check_ranges
 from calib.features import Features
 from calib.feed import Feed
 from calib.neighbours import Neighbours
+from calib.players import Players
 from calib.refusals import check_arguments, check_released
 from calib.selection import Selection
-from calib.step import Batch, Critics, Game, Weights, default_critics
+from calib.step import Batch, Critics, Weights, default_critics
 from calib.survey import Survey, draw
 from calib.validation import measure
 from calib.views import Teacher, Views
@@ -147,10 +146,12 @@ def adapt(
     """
     weights = weights or Weights()
     released = compat == "released"
+    if neighbours is not None and neighbours.count == 0:
+        neighbours = None
     check_arguments(compat, selection, schedule, precision, steps, batch_size, accumulate, world_size())
     if released:
         check_released(model.calibrator.mode, weights)
-    if neighbours is not None and neighbours.count and not weights.views:
+    if neighbours is not None and not weights.views:
         raise ValueError(
             "neighbours agree on what the views say: give weights.views above 0, or neighbours.count 0"
         )
@@ -159,77 +160,61 @@ def adapt(
     model.to(on)
     calibrator = model.calibrator
 
-    if neighbours is not None and neighbours.count:
-        target = draw(target, neighbours.images, seed)
     # both domains, and whether they fit each other and the classifier
-    batch = batch_size // accumulate
+    if neighbours is not None:
+        target = draw(target, neighbours.images, seed)
     domains = [
-        Domain(name, given, calibrator, batch, seed, rank(), world_size(), workers)
+        Domain(name, given, calibrator, batch_size // accumulate, seed, rank(), world_size(), workers)
         for name, given in (("source", source), ("target", target))
     ]
     samples = [domain.some(validation_images) for domain in domains]
     check_ranges(samples[0].pixels, samples[1].pixels, calibrator)
     if selection == "oracle" and samples[1].labels is None:
         raise ValueError("selection is 'oracle', but the target has no labels: choose one without labels")
-    needed = weights.feature > 0 if critics is None else critics.feature is not None
-    needed = needed or weights.name_classes()
-    features = Features(model.classifier, feature, feature_stride) if needed else None
-    example = probe(model, features, samples[0].pixels[:2].to(on)) if features else None
-    if weights.name_classes() and model.classifier(samples[0].pixels[:2].to(on)).dim() != 2:
-        raise ValueError(
-            "weights.views and weights.hold name one class an image, and this classifier answers per pixel: give 0"
-        )
+    wanted = weights.feature > 0 if critics is None else critics.feature is not None
+    features = None
+    if wanted or weights.name_classes():
+        features = Features(model.classifier, feature, feature_stride)
+    example = _try(model, features, weights, samples[0].pixels[:2].to(on))
 
     with ExitStack() as open_things:
         # First values depend on the seed alone, and the caller's random state stays as it was.
         open_things.enter_context(torch.random.fork_rng(devices=[on] if on.type == "cuda" else []))
         torch.manual_seed(seed)
         critics = (critics or default_critics(calibrator.channels, patch, example, weights)).to(on)
-        if world_size() > 1:
-            for tensor in [*calibrator.parameters(), *critics.parameters()]:
-                torch.distributed.broadcast(tensor.detach(), 0)
-        optimizers = [
-            accelerator.prepare(torch.optim.Adam(net.parameters(), rate, betas, weight_decay=weight_decay))
-            for net, rate in ((calibrator, learning_rate), (critics, critic_learning_rate or learning_rate))
-        ]
-        schedules = [
-            torch.optim.lr_scheduler.LambdaLR(
-                optimizer.optimizer, lambda step: _factor(schedule, step, steps)
-            )
-            for optimizer in optimizers
-        ]
-        game = Game(calibrator, features, critics, optimizers[0], optimizers[1], weights, accelerator)
-        averaged = None if ema is None else AveragedModel(calibrator, multi_avg_fn=get_ema_multi_avg_fn(ema))
-        kept = calibrator if averaged is None else averaged.module
-        teacher = None
+        players = Players(
+            calibrator,
+            critics,
+            features,
+            weights,
+            accelerator,
+            steps=steps,
+            learning_rate=learning_rate,
+            critic_learning_rate=critic_learning_rate,
+            betas=betas,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            ema=ema,
+        )
+        teacher = survey = None
         if weights.views:
-            teacher = Teacher(lambda images: model.classifier(kept(images)).softmax(1), views or Views())
-        survey = None
-        if teacher is not None and neighbours is not None and neighbours.count:
-            survey = Survey(teacher, domains[1], neighbours, seed, on, accelerator.autocast)
-        chosen = Selection(selection, source_tolerance)
-        guard = FiniteGuard(on_nonfinite)
+            teacher = Teacher(
+                lambda images: model.classifier(players.kept(images)).softmax(1), views or Views()
+            )
+            if neighbours is not None:
+                survey = Survey(teacher, domains[1], neighbours, seed, on, accelerator.autocast)
+        chosen, guard = Selection(selection, source_tolerance), FiniteGuard(on_nonfinite)
 
         # where an earlier process stopped
-        saved: dict[str, Any] = {
-            "calibrator": calibrator,
-            "critics": critics,
-            "chosen": chosen,
-            "guard": guard,
+        optional = {
+            "teacher": teacher,
+            "survey": survey,
+            "classifier": model.classifier if released else None,
         }
-        saved |= {
-            "calibrator_optimizer": optimizers[0].optimizer,
-            "critics_optimizer": optimizers[1].optimizer,
-        }
-        saved |= {"calibrator_schedule": schedules[0], "critics_schedule": schedules[1]}
-        saved |= {"averaged": averaged} if averaged is not None else {}
-        saved |= {"classifier": model.classifier} if released else {}
-        saved |= {"teacher": teacher} if teacher is not None else {}
-        saved |= {"survey": survey} if survey is not None else {}
-        saved |= {"scaler": accelerator.scaler} if accelerator.scaler is not None else {}
+        saved = players.saved() | {"chosen": chosen, "guard": guard}
+        saved |= {name: thing for name, thing in optional.items() if thing is not None}
         folder = RunFolder(out) if out is not None else None
-        step = 0
-        state: dict[str, Any] = {"seconds": 0.0}
+        step, state = 0, {"seconds": 0.0}
         if folder is not None:
             if main:
                 open_things.enter_context(
@@ -237,9 +222,9 @@ def adapt(
                 )
             accelerator.wait_for_everyone()
             if resume and checkpoint.latest(folder.checkpoints):
-                found = checkpoint.load(folder.checkpoints)
-                checkpoint.restore(found, saved, ("seconds", "rng"))
-                step, state = found.step, found.state
+                newest = checkpoint.load(folder.checkpoints)
+                checkpoint.restore(newest, saved, ("seconds", "rng"))
+                step, state = newest.step, newest.state
                 checkpoint.set_rng_state(state["rng"])
             if main:
                 # Without a checkpoint the line of step 0, too, is about to come again.
@@ -255,19 +240,18 @@ def adapt(
         def drawn(part: Batch, turn: int) -> Patch | None:
             if critics.pixel is None:
                 return None
-            height, width = (
-                min(a, b) for a, b in zip(part.source.shape[2:], part.target.shape[2:], strict=True)
-            )
+            sides = zip(part.source.shape[2:], part.target.shape[2:], strict=True)
+            height, width = (min(pair) for pair in sides)
             return draw_patch(height, width, critics.pixel.patch, seed, turn, patches, top_rows_only=released)
 
-        def validate() -> bool:
-            values = measure(model, kept, critics, features, samples, on, patch, seed, selection == "oracle")
+        def validate() -> None:
+            kept, oracle = players.kept, selection == "oracle"
+            values = measure(model, kept, critics, features, samples, on, patch, seed, oracle)
             is_best = chosen.consider(step, values, kept)
             if teacher is not None:
                 teacher.weigh_zooms(samples[1].pixels[:ZOOM_IMAGES].to(on))
             if log:
                 log.log(step, validators=values, chosen=is_best)
-            return is_best
 
         def save() -> None:
             if folder is not None:
@@ -291,20 +275,13 @@ def adapt(
         open_things.enter_context(drifting(model) if released else nullcontext())
         while step < steps:
             started = time.perf_counter()
-            if survey is not None and neighbours is not None and step % neighbours.every == 0:
+            if survey is not None and step % survey.how.every == 0:
                 survey.ask(step)
-            calibrator.train()
-            critics.train()
-            turns = range(step * accumulate, (step + 1) * accumulate)
-            rounds = [(feed.next_batch(turn), turn) for turn in turns]
-            parts = game.play(
-                [(part, drawn(part, turn)) for part, turn in rounds],
-                partial(_accepted, guard, accelerator, step + 1),
-            )
-            for scheduler in schedules:
-                scheduler.step()
-            if averaged is not None:
-                averaged.update_parameters(calibrator)
+            rounds = []
+            for turn in range(step * accumulate, (step + 1) * accumulate):
+                part = feed.next_batch(turn)
+                rounds.append((part, drawn(part, turn)))
+            parts = players.play(rounds, partial(_accepted, guard, accelerator, step + 1))
             step += 1
             bar.update()
 
@@ -350,8 +327,16 @@ def adapt(
     return report
 
 
-def _factor(schedule: str, step: int, steps: int) -> float:
-    return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))
+def _try(
+    model: CalibratedClassifier, features: Features | None, weights: Weights, images: Tensor
+) -> Tensor | None:
+    """The features of two images, None without.  Raises ValueError where the classifier cannot be used as asked."""
+    found = probe(model, features, images) if features else None
+    if weights.name_classes() and model.classifier(images).dim() != 2:
+        raise ValueError(
+            "weights.views and weights.hold name one class an image, and this classifier answers per pixel: give 0"
+        )
+    return found
 
 
 def _accepted(guard: FiniteGuard, accelerator: Accelerator, step: int, parts: dict[str, Tensor]) -> bool:

@@ -1,0 +1,98 @@
+"""The calibrator and its critics with all that trains them: optimizers, learning rates, the averaged calibrator.
+
+>>> players = Players(calibrator, critics, features, Weights(), accelerator, steps=600)
+>>> parts = players.play([(batch, patch)])
+>>> players.kept                              # what is validated and kept: the averaged calibrator
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from shared_core.ops.gather import world_size
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from calib.critics import Patch
+from calib.step import Ask, Batch, Critics, Game, Weights
+
+
+class Players:
+    """Both players of :class:`calib.step.Game`, trained by Adam; the arguments are those of :func:`calib.adapt`.
+
+    With several processes all start from the first one's weights.
+    """
+
+    def __init__(
+        self,
+        calibrator: nn.Module,
+        critics: Critics,
+        features: Ask | None,
+        weights: Weights,
+        accelerator: Accelerator,
+        *,
+        steps: int,
+        learning_rate: float = 1e-3,
+        critic_learning_rate: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        schedule: str = "constant",
+        ema: float | None = 0.99,
+    ) -> None:
+        if world_size() > 1:
+            for tensor in [*calibrator.parameters(), *critics.parameters()]:
+                torch.distributed.broadcast(tensor.detach(), 0)
+        self.calibrator, self.critics, self.scaler = calibrator, critics, accelerator.scaler
+        self.optimizers = [
+            accelerator.prepare(torch.optim.Adam(net.parameters(), rate, betas, weight_decay=weight_decay))
+            for net, rate in ((calibrator, learning_rate), (critics, critic_learning_rate or learning_rate))
+        ]
+        self.schedules = [
+            torch.optim.lr_scheduler.LambdaLR(
+                optimizer.optimizer, lambda step: _factor(schedule, step, steps)
+            )
+            for optimizer in self.optimizers
+        ]
+        self.game = Game(calibrator, features, critics, *self.optimizers, weights, accelerator)
+        self.averaged = (
+            None if ema is None else AveragedModel(calibrator, multi_avg_fn=get_ema_multi_avg_fn(ema))
+        )
+
+    @property
+    def kept(self) -> nn.Module:
+        """The averaged calibrator; the trained one itself where nothing is averaged."""
+        return self.calibrator if self.averaged is None else self.averaged.module
+
+    def play(
+        self,
+        rounds: Sequence[tuple[Batch, Patch | None]],
+        usable: Callable[[dict[str, Tensor]], bool] = lambda _parts: True,
+    ) -> dict[str, Tensor]:
+        """One step of the game, of the learning rates and of the average; see :meth:`calib.step.Game.play`."""
+        self.calibrator.train()
+        self.critics.train()
+        parts = self.game.play(rounds, usable)
+        for schedule in self.schedules:
+            schedule.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.calibrator)
+        return parts
+
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint keeps of them, by its name there."""
+        found: dict[str, Any] = {"calibrator": self.calibrator, "critics": self.critics}
+        for name, optimizer, schedule in zip(
+            ("calibrator", "critics"), self.optimizers, self.schedules, strict=True
+        ):
+            found |= {f"{name}_optimizer": optimizer.optimizer, f"{name}_schedule": schedule}
+        if self.averaged is not None:
+            found["averaged"] = self.averaged
+        if self.scaler is not None:
+            found["scaler"] = self.scaler
+        return found
+
+
+def _factor(schedule: str, step: int, steps: int) -> float:
+    return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))
