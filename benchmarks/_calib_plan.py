@@ -100,8 +100,7 @@ ROWS: dict[str, tuple[int, dict[str, Any] | str]] = {
 RELEASED_EPSILON = {"usps-mnist": 0.45, "mnist-usps": 0.2}
 # Its source images are a CycleGAN's, one for all seeds (`calib translate`).
 TRANSLATED = "calibrator translated"
-# The preset of the pair with the paper's constants: hours a seed.  An interrupted adaptation goes on, but a classifier
-# that was not yet trained to its end is trained anew.
+# The preset of the pair with the paper's constants: hours a seed.
 FULL_SCHEDULE = "calibrator full schedule"
 # Rows with a source classifier of their own, and what it is called: the paper's route trains it on the translations,
 # the preset for 250 or 300 epochs.

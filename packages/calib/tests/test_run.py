@@ -1,12 +1,13 @@
 """A run: one seed, several, resumed; the classifier that it trains can be used again."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from calib import run
+from calib import run, supervised
 from calib.cli import main
 from calib.config import AdaptConfig, LossWeights, Training
 from calib.data import open_domains
@@ -109,6 +110,29 @@ def test_a_function_in_a_file_is_trained_on_the_source_where_the_run_is_told_to(
     # It is the one that is opened again.
     opened = open_trained(tmp_path / "run").model.classifier
     assert digest(checksums(opened)) == result["classifier_digest"]
+
+
+def test_a_run_that_was_stopped_while_its_classifier_learned_goes_on(config, tmp_path, monkeypatch):
+    trained = config.model_copy(update=TRAINED)
+    whole = run.run(trained, tmp_path / "whole")
+    as_floats, calls = supervised.as_floats, []
+
+    def told_at_the_seventh(images):
+        calls.append(images)
+        if len(calls) == 7:
+            signal.raise_signal(signal.SIGTERM)
+        return as_floats(images)
+
+    monkeypatch.setattr(supervised, "as_floats", told_at_the_seventh)
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit) as stopped:
+        run.run(trained, out)
+    assert stopped.value.code == 143
+    assert not (out / "classifier.safetensors").exists()
+    result = run.run(trained, out, resume=True)
+    assert result["classifier_digest"] == whole["classifier_digest"]
+    assert result["target_after"] == whole["target_after"]
+    assert not (out / "classifier-checkpoints").exists()
 
 
 @pytest.mark.slow

@@ -1,4 +1,6 @@
-"""Training on the source: it learns, and the same seed gives the same weights."""
+"""Training on the source: it learns, the same seed gives the same weights, and a stopped training goes on."""
+
+import signal
 
 import pytest
 import torch
@@ -16,11 +18,15 @@ def halves(n=24):
     return ArrayImages(images, labels)
 
 
-def trained(seed, epochs=10.0, batch_size=8):
+def untrained():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(64, 2)).train()
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(64, 2)).train()
+
+
+def trained(seed, epochs=10.0, batch_size=8, **where):
+    net = untrained()
     before = torch.get_rng_state()
-    train_classifier(net, halves(), epochs, batch_size, 1e-2, 0.0, seed, torch.device("cpu"))
+    train_classifier(net, halves(), epochs, batch_size, 1e-2, 0.0, seed, torch.device("cpu"), **where)
     assert torch.equal(torch.get_rng_state(), before)
     return net
 
@@ -57,3 +63,37 @@ def test_auxiliary_logits_are_left_out():
 def test_a_batch_larger_than_the_data_is_the_data():
     whole, larger = (trained(0, epochs=1.0, batch_size=size) for size in (500, 900))
     assert_same_state(whole.state_dict(), larger.state_dict())
+
+
+def test_a_training_that_was_told_to_stop_goes_on_bit_for_bit(tmp_path):
+    whole, net, seen = trained(3), untrained(), []
+
+    def stop_at_the_seventh(module, _inputs):
+        seen.append(module)
+        if len(seen) == 7:
+            signal.raise_signal(signal.SIGTERM)
+
+    net.register_forward_pre_hook(stop_at_the_seventh)
+    with pytest.raises(SystemExit) as stopped:
+        train_classifier(
+            net, halves(), 10.0, 8, 1e-2, 0.0, 3, torch.device("cpu"), checkpoints=tmp_path / "halfway"
+        )
+    assert stopped.value.code == 143
+    assert len(seen) == 7
+    assert_same_state(whole.state_dict(), trained(3, checkpoints=tmp_path / "halfway").state_dict())
+
+
+def test_a_training_that_was_killed_goes_on_at_its_newest_checkpoint(tmp_path):
+    where = {"checkpoints": tmp_path / "halfway", "checkpoint_every": 4}
+    net, seen = untrained(), []
+
+    def die_at_the_eleventh(module, _inputs):
+        seen.append(module)
+        if len(seen) == 11:
+            raise MemoryError
+
+    net.register_forward_pre_hook(die_at_the_eleventh)
+    with pytest.raises(MemoryError):
+        train_classifier(net, halves(), 10.0, 8, 1e-2, 0.0, 3, torch.device("cpu"), **where)
+    assert (tmp_path / "halfway" / "latest").resolve().name == "step-000008"
+    assert_same_state(trained(3).state_dict(), trained(3, **where).state_dict())

@@ -214,7 +214,8 @@ def adapt(
         saved = players.saved() | {"chosen": chosen, "guard": guard}
         saved |= {name: thing for name, thing in optional.items() if thing is not None}
         folder = RunFolder(out) if out is not None else None
-        step, state = 0, {"seconds": 0.0}
+        step = 0
+        state: dict[str, Any] = {"seconds": 0.0}
         if folder is not None:
             if main:
                 open_things.enter_context(

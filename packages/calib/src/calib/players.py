@@ -55,7 +55,8 @@ class Players:
             )
             for optimizer in self.optimizers
         ]
-        self.game = Game(calibrator, features, critics, *self.optimizers, weights, accelerator)
+        first, second = self.optimizers
+        self.game = Game(calibrator, features, critics, first, second, weights, accelerator)
         self.averaged = (
             None if ema is None else AveragedModel(calibrator, multi_avg_fn=get_ema_multi_avg_fn(ema))
         )

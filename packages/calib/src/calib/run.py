@@ -3,7 +3,8 @@
 One seed is an ordinary run folder; several are cells of a run:
 
     runs/NAME/  config.yaml env.json metrics.jsonl result.json report.html
-                classifier.safetensors (if the run trained it)  calibrator/  evaluation.json
+                classifier.safetensors (if the run trained it; until then classifier-checkpoints/)
+                calibrator/  evaluation.json
                 cells/seedN/  each an ordinary run folder
 
 ``result.json`` follows ``result_schema.json``.

@@ -3,6 +3,7 @@
 >>> classifier = the_classifier(config, domains, seed=0, out=Path("runs/digits"), device=torch.device("cpu"))
 """
 
+import shutil
 from pathlib import Path
 from typing import cast
 
@@ -95,7 +96,10 @@ def check_training(config: AdaptConfig, classifier: nn.Module, domains: Domains)
 def the_classifier(
     config: AdaptConfig, domains: Domains, seed: int, out: Path, device: torch.device
 ) -> nn.Module:
-    """The deployed classifier; one that :func:`is_trained_here` is trained once per run folder."""
+    """The deployed classifier; one that :func:`is_trained_here` is trained once per run folder.
+
+    Raises SystemExit, 130 or 143, when the process was told to stop; the next call goes on with the training.
+    """
     torch.manual_seed(seed)
     classifier = build_classifier(config, domains)
     if not is_trained_here(config):
@@ -103,11 +107,13 @@ def the_classifier(
     kept = out / "classifier.safetensors"
     if not kept.is_file():
         # Every process trains it, alike, for a training's check of its loss is one that all take part in.
-        train_on(config, classifier, domains.source_train, domains.segmentation, seed, device)
+        halfway = out / "classifier-checkpoints"
+        train_on(config, classifier, domains.source_train, domains.segmentation, seed, device, halfway)
         if is_main():
             out.mkdir(parents=True, exist_ok=True)
             save_weights(bare(classifier), kept)
             seal(out, [kept.name])
+            shutil.rmtree(halfway, ignore_errors=True)
     if dist.is_initialized():
         dist.barrier()
     check_seal(out, [kept.name])
@@ -121,9 +127,15 @@ def bare(classifier: nn.Module) -> nn.Module:
 
 
 def train_on(
-    config: AdaptConfig, net: nn.Module, dataset: Dataset, segmentation: bool, seed: int, device: torch.device
+    config: AdaptConfig,
+    net: nn.Module,
+    dataset: Dataset,
+    segmentation: bool,
+    seed: int,
+    device: torch.device,
+    checkpoints: Path,
 ) -> None:
-    """Train a classifier or segmenter with labels, in place."""
+    """Train a classifier with labels, in place, going on from `checkpoints`; or a small segmenter, in one go."""
     t = config.training
     if segmentation:
         masks = cast(ArrayMasks, dataset)
@@ -131,5 +143,15 @@ def train_on(
         train_segmenter(net, masks.images, masks.masks, settings, seed, config.ignore_label)
         return
     train_classifier(
-        net, dataset, t.epochs, t.batch_size, t.learning_rate, t.weight_decay, seed, device, config.workers
+        net,
+        dataset,
+        t.epochs,
+        t.batch_size,
+        t.learning_rate,
+        t.weight_decay,
+        seed,
+        device,
+        config.workers,
+        checkpoints,
+        config.checkpoint_every,
     )
