@@ -104,16 +104,16 @@ SCALE = """
 The presets hold the paper's constants.  `DATA` is a folder in torchvision's layout, or an empty one with `download:
 true` in a file for `--config`.
 
-    calib adapt --preset usps-mnist --data-root DATA --out runs/usps-mnist     # about 1 core-hour
-    calib adapt --preset mnist-usps --data-root DATA --out runs/mnist-usps     # about 9 core-hours
-    calib adapt --preset svhn-mnist --data-root DATA --out runs/svhn-mnist     # about 13 core-hours
+    calib adapt --preset usps-mnist --data-root DATA --out runs/usps-mnist     # 1 to 3 core-hours
+    calib adapt --preset mnist-usps --data-root DATA --out runs/mnist-usps     # 9 to 20 core-hours
+    calib adapt --preset svhn-mnist --data-root DATA --out runs/svhn-mnist     # 13 to 30 core-hours
     calib adapt --preset camvid-day-dusk --source npz:FILE#day --target npz:FILE#dusk --out runs/camvid  # minutes
     calib adapt --preset gta5-cityscapes --data-root DIR --classifier net.py:build --weights DRN26 --out runs/gta5
 
 The last one needs a GPU for hours (not tried), both data sets unpacked as they come into `DIR/gta5` and
 `DIR/cityscapes`, and `net.py` with a function `build` that makes the paper's DRN-26, with its weights in `DRN26`; the
 paper's row has them trained on translated GTA5.
-The other times are worked out from the cost of a step on one CPU core and include the training of the classifier; a GPU
-should need a small part of them.  More seeds: `--seeds 1 2 3`.  With translated images: `calib translate` first, then
-`--translated imagefolder:FOLDER`.  A stopped run goes on with `--resume FOLDER`.
+The other times are worked out from the cost of a step on one CPU core, of a fast machine and of a slow one, and include
+the training of the classifier; a GPU should need a small part of them.  More seeds: `--seeds 1 2 3`.  With translated
+images: `calib translate` first, then `--translated imagefolder:FOLDER`.  A stopped run goes on with `--resume FOLDER`.
 """
