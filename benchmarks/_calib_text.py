@@ -23,14 +23,13 @@ puts the source's training images into the target's style, and classifier and ca
 that its "before" is of a classifier of its own.  Its source figures are of source test images as they are.  The row
 `calibrator full schedule` is the preset of the pair, the paper's constants, with a classifier of its own, too.
 
-The rows `calibrator views`, `surest view`, `calibrator neighbours`, `neighbours` and `calibrator translated` came
-later, on another machine: the same recipe and seed gave there a classifier that differs from the other rows' by
-rounding (up to a point or so on the target), so that each row's "before" is its own.  The rows with a cheap body
-behind neighbours, `lowres` and `folded`, came on a third machine; both start from one classifier there, and their gap
-to the full body holds the difference between the machines' classifiers, too.  Views and neighbours are not the paper's
-method: [the explanation](../explanation/calib.md) says what they are.  The views of the row `calibrator views` were
-drawn step by step; since then they are drawn image by image, so that two processes see what one sees: the same
-distribution, other numbers.
+The rows `calibrator views`, `surest view`, `neighbours`, `calibrator translated` and, from MNIST to USPS, `calibrator
+neighbours` came later, on another machine: the same recipe and seed gave there a classifier that differs from the
+other rows' by rounding (up to a point or so on the target), so that each row's "before" is its own.  From USPS to
+MNIST `calibrator neighbours` and its cheap bodies `lowres` and `folded` came on a third machine, all from the same
+classifiers there.  Views and neighbours are not the paper's method: [the explanation](../explanation/calib.md) says
+what they are.  The views of the row `calibrator views` were drawn step by step; since then they are drawn image by
+image, so that two processes see what one sees: the same distribution, other numbers.
 
 **What was tuned.**  Settings of the calibrator were chosen on seed 0, which no row holds, with its target figures in
 view; the baselines run at their formulas' usual settings and were not tuned.  The row `calibrator released` has the
