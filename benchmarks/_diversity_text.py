@@ -90,7 +90,7 @@ in the history.  What scratch runs were for is told without figures, since no sc
   colours.  In scratch runs on "a house" and "a snowman" 2 x 2 of them made the colours agree, and 4 x 4 cost too much
   diversity, so `fsd-shared` is beta 1 with 2 x 2.  Round 2 measured it: multi-view 4.92 times [2.82, 22.78], prompt
   accuracy -8.5 [-23.1, +0.0], view consistency -4.6 [-15.2, +9.2]: no gain.  Tuned again in round 3, and measured
-  there on the camera-free prior alone: on all 24 prompts it keeps more consistency than beta 1 did on 8, and no more
+  there on the camera-free prior alone: on all 24 prompts it keeps more consistency than beta 1 and no more
   than beta 0.5.
 """
 
