@@ -104,7 +104,7 @@ The presets hold the paper's constants.  `DATA` is a folder in torchvision's lay
 true` in a file for `--config`.
 
     calib adapt --preset usps-mnist --data-root DATA --out runs/usps-mnist     # 1 to 3 core-hours
-    calib adapt --preset mnist-usps --data-root DATA --out runs/mnist-usps     # 9 to 20 core-hours
+    calib adapt --preset mnist-usps --data-root DATA --out runs/mnist-usps     # 9 to 25 core-hours
     calib adapt --preset svhn-mnist --data-root DATA --out runs/svhn-mnist     # 13 to 30 core-hours
     calib adapt --preset camvid-day-dusk --source npz:FILE#day --target npz:FILE#dusk --out runs/camvid  # minutes
     calib adapt --preset gta5-cityscapes --data-root DIR --classifier net.py:build --weights DRN26 --out runs/gta5

@@ -269,9 +269,9 @@ def test_further_scores_and_translations_are_shown_where_cells_kept_them(tmp_pat
 def test_a_full_schedule_that_was_not_run_is_called_that_pair_by_pair(tmp_path):
     rows = [row("calibrator", (85.0, 87.0, 89.0))]
     text = page(tmp_path, rows)
-    assert "core-hours a seed: usps-mnist 1 to 3, mnist-usps 9 to 20)" in text
+    assert "core-hours a seed: usps-mnist 1 to 3, mnist-usps 9 to 25)" in text
     text = page(tmp_path, [*rows, row("calibrator full schedule", (96.0, 97.0, 98.0))])
-    assert "core-hours a seed: mnist-usps 9 to 20)" in text
+    assert "core-hours a seed: mnist-usps 9 to 25)" in text
     both = [row("calibrator full schedule", (96.0, 97.0, 98.0), pair=p) for p in ("usps-mnist", "mnist-usps")]
     assert "Not run" not in page(tmp_path, rows + both)
 
