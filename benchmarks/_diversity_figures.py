@@ -20,6 +20,8 @@ LOOKS = {
     "fsd-beta0.5": ("#e377c2", "^"),
     "fsd-shared": ("#8c564b", "p"),
     "fsd-beta0.25": ("#9467bd", "v"),
+    "fsd-constant0.5": ("#b8860b", "d"),
+    "fsd-constant0.25": ("#cd5c5c", "H"),
     "sds-random": ("#8f8f8f", "X"),
     "cfd": ("#2ca02c", "P"),
     "csd": ("#1f77b4", "<"),

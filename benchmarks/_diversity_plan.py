@@ -25,6 +25,8 @@ METHODS: dict[str, tuple[int, dict[str, Any]]] = {
     "fsd-beta0.5": (1, {"guidance": ["fsd"], "noise": "worldmap", "beta": 0.5}),
     "fsd-shared": (1, {"guidance": ["fsd"], "noise": "worldmap", "beta": 1.0, "shared": 2}),
     "fsd-beta0.25": (3, {"guidance": ["fsd"], "noise": "worldmap", "beta": 0.25}),
+    "fsd-constant0.5": (3, {"guidance": ["fsd"], "noise": "constant", "beta": 0.5}),
+    "fsd-constant0.25": (3, {"guidance": ["fsd"], "noise": "constant", "beta": 0.25}),
     "sds-random": (2, {"guidance": ["sds"]}),
     "cfd": (2, {"guidance": ["cfd"]}),
     "csd": (2, {"guidance": ["csd"]}),

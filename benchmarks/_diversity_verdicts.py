@@ -21,7 +21,7 @@ LEAST_PROMPTS, SEEDS = 8, 4
 REFERENCE, HEADLINE = "sds", "fsd-beta1"
 FLOW = ("fsd-beta1", "fsd-constant", "fsd-beta0.5")
 # Not asked for: judged where they are there.
-FURTHER = ("fsd-shared", "fsd-beta0.25")
+FURTHER = ("fsd-shared", "fsd-beta0.25", "fsd-constant0.5", "fsd-constant0.25")
 # Not FSD, so they reach no goal of it; judged in the same way.
 OTHERS = ("cfd",)
 # The first tier of prompts whose figures nobody had seen when a method was chosen; 2 for all others.
