@@ -121,6 +121,19 @@ def test_other_failures_pass_and_folders_are_the_users():
     assert failed == []
 
 
+@pytest.mark.parametrize(("code", "go_on", "said"), [
+    (143, "--resume runs/a", "prog: told to stop, and saved; go on with --resume runs/a\n"),
+    (130, "--resume runs/a", "prog: told to stop, and saved; go on with --resume runs/a\n"),
+    (0, "--resume runs/a", ""),  # as --help ends
+    (143, "", ""),  # a command that cannot go on
+])  # fmt: skip
+def test_a_run_that_was_told_to_stop_says_how_to_go_on(code, go_on, said, capsys):
+    with pytest.raises(SystemExit) as ended, sentences("prog", go_on):
+        raise SystemExit(code)
+    assert ended.value.code == code
+    assert capsys.readouterr().err == said
+
+
 def test_nothing_here_loads_torch():
     code = "import sys, shared_core.run.command; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -48,7 +48,7 @@ def adapt(arguments: list[str]) -> int:
     from calib.summary import cautions, sentence
 
     out = resume or out or free_folder(f"calib-{short_name(config.target)}")
-    with sentences("calib") as failed:
+    with sentences("calib", f"--resume {out}") as failed:
         result = run(config, out, resume is not None)
         if is_main():
             print(*cautions(result), sentence(result), sep="\n")
@@ -187,7 +187,7 @@ def translate(arguments: list[str]) -> int:
         config = AdaptConfig.model_validate({"data_root": given.data_root})
         source, target = (open_domain(config, spec, "train") for spec in (given.source, given.target))
         judge = None if given.judge is None else open_trained(cell_folders(given.judge)[0]).model.classifier
-    with sentences("calib") as failed:
+    with sentences("calib", f"--out {given.out} --resume") as failed:
         train_translation(source, target, settings, given.seed, given.out, given.resume, given.device)
         with user_errors():
             if is_main():

@@ -38,7 +38,7 @@ def train(arguments: list[str]) -> int:
     from corsd.summary import sentence
 
     out = resume or out or free_folder(f"corsd-{short_name(config.data)}")
-    with sentences("corsd") as failed:
+    with sentences("corsd", f"--resume {out}") as failed:
         result = run(config, out, resume is not None)
         if is_main():
             print(sentence(result))

@@ -57,7 +57,7 @@ def generate(arguments: list[str]) -> int:
     from fsd.run import run, slug
 
     out = resume or out or free_folder(f"fsd-{slug(config.prompts[0])}")
-    with sentences("fsd") as failed, user_errors():
+    with sentences("fsd", f"--resume {out}") as failed, user_errors():
         result = run(config, out, resume is not None)
         if result is not None:
             print(as_text(result), f"open {out / 'report.html'}", sep="\n")
@@ -170,7 +170,7 @@ def train_prior(arguments: list[str]) -> int:
     from fsd.train_prior import train_prior as train
 
     out = resume or out or free_folder(f"prior-{config.variant}")
-    with sentences("fsd") as failed, user_errors():
+    with sentences("fsd", f"--resume {out}") as failed, user_errors():
         result = train(config, out, bool(resume))
         if is_main():
             print(

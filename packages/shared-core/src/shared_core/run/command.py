@@ -100,12 +100,13 @@ def short_name(spec: str) -> str:
 
 
 @contextlib.contextmanager
-def sentences(prog: str) -> Iterator[list[Exception]]:
+def sentences(prog: str, go_on: str = "") -> Iterator[list[Exception]]:
     """Failures of a run that a sentence explains are printed and kept in the list; others keep their traceback.
 
-    A run folder that cannot be used is the caller's fault and becomes a ConfigError.
+    A run folder that cannot be used is the caller's fault and becomes a ConfigError.  A run that was told to stop says
+    that it saved, and which flags, `go_on`, make the same command go on.
 
-        >>> with sentences("corsd") as failed:
+        >>> with sentences("corsd", f"--resume {out}") as failed:
         ...     run(config, out)
         >>> return int(bool(failed))
     """
@@ -113,10 +114,17 @@ def sentences(prog: str) -> Iterator[list[Exception]]:
     from shared_core.run.checkpoint import CheckpointError
     from shared_core.run.folder import RunFolderError
     from shared_core.run.guard import NonFiniteError
+    from shared_core.run.processes import is_main
+    from shared_core.run.stop import StopFlag
 
     failed: list[Exception] = []
     try:
         yield failed
+    except SystemExit as ended:
+        told = ended.code in {128 + number for number in StopFlag.SIGNALS}
+        if told and go_on and is_main():
+            print(f"{prog}: told to stop, and saved; go on with {go_on}", file=sys.stderr)
+        raise
     except RunFolderError as error:
         raise ConfigError(str(error)) from error
     except (BadImageError, NonFiniteError, CheckpointError, OSError) as error:
