@@ -63,6 +63,16 @@ NEIGHBOURS: dict[str, Any] = {
     "views": {"count": 2},
     "neighbours": {"count": 10},
 }
+# Neighbours without the game: no critics, small batches and three times the images.
+TAUGHT: dict[str, Any] = {
+    "loss": {"pixel": 0.0, "feature": 0.0, "views": 1.0, "hold": 3.0},
+    "views": {"count": 2},
+    "neighbours": {"count": 10, "every": 2000},
+    "batch_size": 16,
+    "steps": 6000,
+    "validate_every": 1000,
+    "checkpoint_every": 1000,
+}
 # Row: the tier from which it is run, and what it changes; a string is a baseline of the same name.
 ROWS: dict[str, tuple[int, dict[str, Any] | str]] = {
     "calibrator": (1, {}),
@@ -76,6 +86,8 @@ ROWS: dict[str, tuple[int, dict[str, Any] | str]] = {
     "calibrator neighbours": (1, NEIGHBOURS),
     "calibrator neighbours lowres": (1, {**NEIGHBOURS, "body": "lowres"}),
     "calibrator neighbours folded": (1, {**NEIGHBOURS, "body": "folded", "width": 8}),
+    "calibrator taught": (1, TAUGHT),
+    "calibrator taught folded": (1, {**TAUGHT, "body": "folded", "width": 8}),
     "surest view": (1, "surest_view"),
     "neighbours": (1, "neighbours"),
     "calibrator lowres 3 blocks": (1, {"body": "lowres"}),

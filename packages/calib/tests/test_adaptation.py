@@ -31,6 +31,7 @@ SHORT = {
     "device": "cpu",
     "checkpoint_every": 4,
 }
+TAUGHT = Weights(pixel=0.0, feature=0.0, views=1.0, hold=1.0)
 
 
 def toy(n=40, shift=0.0, seed=0):
@@ -103,6 +104,16 @@ def test_target_labels_are_never_looked_at():
         adapt(model(), toy(), alarmed, steps=4, selection="oracle", **SHORT)
 
 
+def test_without_critics_none_is_kept_nor_asked(tmp_path):
+    settings = {"weights": TAUGHT, "views": Views(count=2, threshold=0.0), **SHORT}
+    report = adapt(model(), toy(), toy(shift=0.3), steps=4, out=tmp_path, log_every=1, **settings)
+    assert report.classifier_unchanged
+    assert "confusion" not in report.validators
+    assert "critics" not in checkpoint.load(tmp_path / "checkpoints").tensors
+    with pytest.raises(ValueError, match="'confusion', which needs a critic: .* choose information"):
+        adapt(model(), toy(), toy(shift=0.3), steps=4, selection="confusion", **settings)
+
+
 @pytest.mark.parametrize("images", [1, 2])
 def test_one_or_two_target_images_have_no_neighbourhoods_and_are_enough_without(images):
     for selection in ("last", "information"):
@@ -159,7 +170,7 @@ def test_views_teach_what_the_classifier_knows_of_larger_images():
         calibrated = attach(KnowsLargeSquares(), Calibrator(1, 0.5, 4, 1))
         adapt(
             calibrated, squares(6), squares(4), steps=60, learning_rate=3e-3, selection="last",
-            weights=Weights(pixel=1e-6, feature=0.0, views=1.0, hold=1.0),
+            weights=Weights(pixel=0.0, feature=0.0, views=1.0, hold=1.0),
             views=Views(zooms=zooms, shear=0.0, threshold=0.5), **{**SHORT, "batch_size": 20},
         )  # fmt: skip
         with torch.no_grad():
@@ -196,6 +207,7 @@ def test_the_released_code_is_repeated_whole_or_not_at_all(mode):
             "views": Views(count=2),
             "neighbours": Neighbours(count=3, threshold=0.0, every=2),
         },
+        {"weights": TAUGHT, "views": Views(count=2, threshold=0.0)},
     ],
 )
 def test_resume_equals_the_straight_run_bit_for_bit(tmp_path, stopped_at, more, monkeypatch):
@@ -281,11 +293,11 @@ def test_a_killed_run_goes_on(tmp_path, how):
     assert_same_state(weights_of(resumed), weights_of(straight))
 
 
-def two_processes(**more):
+def two_processes(critics=None, **more):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     calibrated = attach(classifier().double(), Calibrator(1, 0.3, 2, 1).double())
-    critics = Critics(PixelCritic(1, 4, 8), FeatureCritic(2, (8, 6), dropout=0.0)).double()
+    critics = critics or Critics(PixelCritic(1, 4, 8), FeatureCritic(2, (8, 6), dropout=0.0)).double()
     # Doubles, or the order of a sum would show.
     data = [Floats(toy(), torch.float64), Floats(toy(shift=0.3), torch.float64)]
     adapt(calibrated, *data, steps=12, critics=critics, selection="last", ema=None, **more, **SHORT)
@@ -308,6 +320,10 @@ def two_processes_with_views():
     return two_processes(weights=Weights(views=1.0, hold=1.0), views=Views(count=2, threshold=0.0))
 
 
+def two_processes_without_critics():
+    return two_processes(Critics(None, None), weights=TAUGHT, views=Views(count=2, threshold=0.0))
+
+
 def two_processes_with_neighbours():
     return two_processes(
         weights=Weights(views=1.0, hold=1.0),
@@ -316,7 +332,10 @@ def two_processes_with_neighbours():
     )
 
 
-@pytest.mark.parametrize("work", [two_processes, two_processes_with_views, two_processes_with_neighbours])
+@pytest.mark.parametrize(
+    "work",
+    [two_processes, two_processes_with_views, two_processes_with_neighbours, two_processes_without_critics],
+)
 def test_two_processes_equal_one(work):
     one, (first, second) = work(), run_ranks(work, 2, timeout=120.0)
     for name, value in one.items():

@@ -3,11 +3,14 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from calib.analysis import analyse, lines, open_critics
+from calib.config import AdaptConfig
 from calib.report import report
+from calib.run import run as run_adaptation
 from calib.samples import sample, score, scores_by_epsilon
 from calib.trained import open_test, open_trained
 from shared_core.run.checkpoint import CheckpointError
@@ -65,6 +68,19 @@ def test_segmentation_is_scored_by_its_own_measure(segmented: Path, tmp_path: Pa
     assert found["measure"] == "mIoU"
     assert found["corrections"][0]["score"] == pytest.approx(result["target_before"])
     assert found["by_epsilon"]["target"][-1] == pytest.approx(result["target_after"], abs=1e-6)
+
+
+def test_without_critics_there_is_none_to_attack(tiny: dict[str, Any], tmp_path: Path) -> None:
+    loss = {"pixel": 0.0, "feature": 0.0, "views": 1.0, "hold": 1.0}
+    views = {"count": 2, "threshold": 0.0}
+    run_adaptation(AdaptConfig.model_validate({**tiny, "loss": loss, "views": views}), tmp_path / "run")
+    found = analyse(tmp_path / "run", CPU, images=8, steps=1)
+    assert not any("attack" in row["name"] for row in found["corrections"])
+    assert {row["confusion"] for row in found["corrections"]} == {None}
+    assert lines(found)[1].endswith(" -")
+    page = report(tmp_path / "run").read_text()
+    assert "No critic plays" in page
+    assert "The critics tell four groups apart" not in page
 
 
 def test_the_critics_are_those_of_the_last_step(run: Path) -> None:

@@ -143,9 +143,32 @@ def test_a_refused_step_moves_nobody_that_it_should_not(refused):
     assert all(p.requires_grad for p in critics.parameters())
 
 
-def test_a_game_needs_a_critic():
-    with pytest.raises(ValueError, match="there is no critic"):
-        Critics(None, None)
+def test_a_game_needs_a_critic_or_views():
+    classifier, calibrator, _ = players()
+    sgd = torch.optim.SGD(calibrator.parameters(), 0.1)
+    with pytest.raises(ValueError, match="there is no critic: .* or weights.views above 0"):
+        Game(calibrator, Features(classifier), Critics(None, None), sgd, None, Weights(hold=1.0))
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_without_critics_the_views_alone_teach(rounds):
+    classifier, calibrator, _ = players()
+    ours, theirs = calibrator, copy.deepcopy(calibrator)
+    source, target = images(3, 0), images(3, 1)
+    held, taught = torch.tensor([2, 0, 1]), torch.eye(3, dtype=torch.float64)
+    batch = Batch(source, target, None, None, held, taught)
+    weights = Weights(pixel=0.0, feature=0.0, views=1.0, hold=2.0)
+    sgd = torch.optim.SGD(ours.parameters(), 0.1)
+    parts = Game(ours, Features(classifier), Critics(None, None), sgd, None, weights).play(
+        rounds * [(batch, None)]
+    )
+    assert parts.keys() == {"views", "hold", "gradient_norm"}
+
+    named, kept = classifier(theirs(target)), classifier(theirs(source))
+    cross_entropy = nn.functional.cross_entropy
+    (cross_entropy(named, torch.arange(3)) + 2 * cross_entropy(kept, held)).backward()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(mine, other - 0.1 * other.grad, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "logits", "layer:net.1"])

@@ -126,7 +126,8 @@ def adapt(
         feature: what the feature critic sees: "softmax", "logits" or "layer:NAME"; of feature maps every
             `feature_stride`-th pixel of every `feature_stride`-th row.
         critics: your own; default: a pixel critic on `patches` patches of `patch` by `patch` pixels a step, and a
-            feature critic that fits the features (per pixel where they are maps).
+            feature critic that fits the features (per pixel where they are maps), each where it weighs something.
+            With both weights 0 the views alone teach, and no critic is trained.
         ema: decay of the averaged calibrator that is validated and kept; None keeps the trained one itself.
         accumulate: batches whose gradients make one step.
         selection: "information", "entropy", "neighbourhood", "confusion" (all without labels), "last", or "oracle".
@@ -231,8 +232,9 @@ def adapt(
                 # Without a checkpoint the line of step 0, too, is about to come again.
                 cut_back(folder.metrics, step or -1)
         feed = Feed(
-            domains, features, model.classifier, weights, seed, on, survey or teacher, accelerator.autocast
-        )
+            domains, features, model.classifier, weights, seed, on, survey or teacher, accelerator.autocast,
+            judged=critics.feature is not None,
+        )  # fmt: skip
         feed.seek(step * accumulate)
         if not released:
             feed.fill_tables(steps * batch_size)

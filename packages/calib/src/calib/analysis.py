@@ -51,7 +51,7 @@ def analyse(run: Path, device: torch.device, images: int | None = None, steps: i
     model, target = trained.model.to(device), samples["target"]
     features = Features(model.classifier, trained.config.feature) if critics.feature is not None else None
     if features is not None and not gives_gradient(model.classifier, target.pixels[:2].to(device)):
-        # Trained through a surrogate that is not kept: here the pixel critic alone can be attacked.
+        # Trained through a surrogate that is not kept: here only the pixel critic, if any, can be attacked.
         features, critics = None, Critics(critics.pixel, None)
     epsilon = model.calibrator.epsilon
     moved_by = float((target.corrected - target.pixels).abs().mean())
@@ -68,7 +68,7 @@ def analyse(run: Path, device: torch.device, images: int | None = None, steps: i
     kinds: dict[str, Callable[[Tensor], Tensor]] = {
         "none": lambda part: part,
         "calibrator": calibrated,
-        f"attack on the critics ({steps} steps)": attacked,
+        **({f"attack on the critics ({steps} steps)": attacked} if critics.playing else {}),
         "random signs, full bound": lambda part: random_sign(part, epsilon, generator),
         "random signs, calibrator's mean size": lambda part: random_sign(part, equal, generator),
     }
@@ -115,12 +115,12 @@ def analyse(run: Path, device: torch.device, images: int | None = None, steps: i
 
 
 def open_critics(trained: Trained) -> Critics:
-    """The critics of the run's last step.
+    """The critics of the run's last step; none are playing where the views alone taught.
 
     Raises:
         CheckpointError: there is no whole checkpoint.
     """
-    state = checkpoint.load(trained.folder / "checkpoints").tensors["critics"]
+    state = checkpoint.load(trained.folder / "checkpoints").tensors.get("critics", {})
     pixel = PixelCritic(trained.channels, trained.config.patch) if "pixel.net.0.weight" in state else None
     feature = None
     if "feature.net.0.weight" in state:
@@ -135,8 +135,8 @@ def open_critics(trained: Trained) -> Critics:
 @torch.no_grad()
 def taken_in(
     critics: Critics, features: Features | None, batches: tuple[Tensor, ...], device: torch.device
-) -> float:
-    """Mean probability, from 0 to 1, that the critics give to the group "source"."""
+) -> float | None:
+    """Mean probability, from 0 to 1, that the critics give to the group "source"; None without critics."""
     verdicts = []
     for images in (batch.to(device) for batch in batches):
         if critics.pixel is not None:
@@ -148,7 +148,7 @@ def taken_in(
             verdicts.append(
                 validators.confusion(verdict.flatten(2).mean(2) if verdict.dim() == 4 else verdict)
             )
-    return float(torch.stack(verdicts).mean())
+    return float(torch.stack(verdicts).mean()) if verdicts else None
 
 
 def lines(analysis: dict[str, Any]) -> list[str]:
@@ -156,13 +156,18 @@ def lines(analysis: dict[str, Any]) -> list[str]:
     rows = [["correction", f"{analysis['measure']} %", "mean size", "taken for source"]]
     for row in analysis["corrections"]:
         rows.append(
-            [row["name"], f"{row['score']:.2f}", f"{row['mean_size']:.4f}", f"{100 * row['confusion']:.0f} %"]
+            [row["name"], f"{row['score']:.2f}", f"{row['mean_size']:.4f}", as_percent(row["confusion"])]
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     ]
+
+
+def as_percent(share: float | None) -> str:
+    """Of `taken_in`."""
+    return "-" if share is None else f"{100 * share:.0f} %"
 
 
 def _spectrum(images: Float[Tensor, "n channels height width"]) -> list[float]:

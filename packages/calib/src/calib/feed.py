@@ -27,7 +27,8 @@ class Feed:
     """Source and target, one :class:`calib.step.Batch` after the other.
 
     The features of clean images are constants under a frozen classifier: :meth:`fill_tables` computes them once where
-    that pays.  `autocast` is accelerate's, for precision.
+    that pays.  Where no feature critic compares them (`judged`), only the source is asked, and only to be held.
+    `autocast` is accelerate's, for precision.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class Feed:
         device: torch.device,
         teacher: Teacher | Survey | None = None,
         autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+        judged: bool = True,
     ) -> None:
         self.domains, self.features, self.classifier, self.weights = domains, features, classifier, weights
+        self.asked = (judged or weights.hold > 0, judged)
         self.seed, self.device, self.teacher, self.autocast = seed, device, teacher, autocast
         self.tables: list[Tensor | None] = [None, None]
 
@@ -53,8 +56,8 @@ class Feed:
     @torch.no_grad()
     def fill_tables(self, images: int) -> None:
         """Compute the clean features of every domain of which `images` images show each at least once."""
-        for number, domain in enumerate(self.domains):
-            if self.features is None or domain.dataset is None or images < domain.size:
+        for number, (domain, asked) in enumerate(zip(self.domains, self.asked, strict=True)):
+            if self.features is None or domain.dataset is None or images < domain.size or not asked:
                 continue
             parts: list[Tensor] = []
             for pixels in domain.all_images(VALIDATION_BATCH):
@@ -72,11 +75,11 @@ class Feed:
         with self.autocast():
             clean = [
                 None
-                if self.features is None
+                if self.features is None or not asked
                 else self.features(images.pixels)
                 if table is None
                 else table[images.places].to(self.device)
-                for table, images in zip(self.tables, (source, target), strict=True)
+                for asked, table, images in zip(self.asked, self.tables, (source, target), strict=True)
             ]
             held = self._classes(source.pixels, clean[0]) if self.weights.hold else None
             taught = None

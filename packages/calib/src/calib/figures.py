@@ -72,17 +72,20 @@ def confusion(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) ->
 
 
 def losses(steps: Values, critics: Mapping[str, Values], calibrator: Mapping[str, Values]) -> Figure:
-    """The critics' losses, with what guessing costs them, and the calibrator's, over steps."""
-    figure, (left, right) = side_by_side(2, 7.6, 2.9)
-    for axes, lines, title in ((left, critics, "critics"), (right, calibrator, "calibrator")):
+    """The critics' losses, if any, with what guessing costs them, and the calibrator's, over steps."""
+    sides = [side for side in ((critics, "critics"), (calibrator, "calibrator")) if side[0]]
+    figure, panels = side_by_side(len(sides), 7.6, 2.9)
+    for axes, (lines, title) in zip(panels, sides, strict=True):
         for number, (name, values) in enumerate(lines.items()):
             axes.plot(steps, values, color=COLOURS[number], linewidth=1.4, label=name)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step")
         axes.legend(frameon=False, fontsize=8)
-    left.axhline(CRITIC_GUESS, color=QUIET, linewidth=1, linestyle="--")
-    left.annotate("guessing", (0, CRITIC_GUESS), (2, 3), textcoords="offset points", fontsize=8, color=QUIET)
-    left.set_ylabel("cross-entropy")
+    if critics:
+        panels[0].axhline(CRITIC_GUESS, color=QUIET, linewidth=1, linestyle="--")
+        place = {"xytext": (2, 3), "textcoords": "offset points"}
+        panels[0].annotate("guessing", (0, CRITIC_GUESS), **place, fontsize=8, color=QUIET)
+    panels[0].set_ylabel("cross-entropy")
     return figure
 
 

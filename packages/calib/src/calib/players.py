@@ -45,17 +45,22 @@ class Players:
             for tensor in [*calibrator.parameters(), *critics.parameters()]:
                 torch.distributed.broadcast(tensor.detach(), 0)
         self.calibrator, self.critics, self.scaler = calibrator, critics, accelerator.scaler
-        self.optimizers = [
-            accelerator.prepare(torch.optim.Adam(net.parameters(), rate, betas, weight_decay=weight_decay))
-            for net, rate in ((calibrator, learning_rate), (critics, critic_learning_rate or learning_rate))
-        ]
-        self.schedules = [
-            torch.optim.lr_scheduler.LambdaLR(
+        nets: dict[str, tuple[nn.Module, float]] = {"calibrator": (calibrator, learning_rate)}
+        if critics.playing:
+            nets["critics"] = (critics, critic_learning_rate or learning_rate)
+        self.optimizers = {
+            name: accelerator.prepare(
+                torch.optim.Adam(net.parameters(), rate, betas, weight_decay=weight_decay)
+            )
+            for name, (net, rate) in nets.items()
+        }
+        self.schedules = {
+            name: torch.optim.lr_scheduler.LambdaLR(
                 optimizer.optimizer, lambda step: _factor(schedule, step, steps)
             )
-            for optimizer in self.optimizers
-        ]
-        first, second = self.optimizers
+            for name, optimizer in self.optimizers.items()
+        }
+        first, second = (self.optimizers.get(name) for name in ("calibrator", "critics"))
         self.game = Game(calibrator, features, critics, first, second, weights, accelerator)
         self.averaged = (
             None if ema is None else AveragedModel(calibrator, multi_avg_fn=get_ema_multi_avg_fn(ema))
@@ -75,7 +80,7 @@ class Players:
         self.calibrator.train()
         self.critics.train()
         parts = self.game.play(rounds, usable)
-        for schedule in self.schedules:
+        for schedule in self.schedules.values():
             schedule.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.calibrator)
@@ -83,11 +88,11 @@ class Players:
 
     def saved(self) -> dict[str, Any]:
         """What a checkpoint keeps of them, by its name there."""
-        found: dict[str, Any] = {"calibrator": self.calibrator, "critics": self.critics}
-        for name, optimizer, schedule in zip(
-            ("calibrator", "critics"), self.optimizers, self.schedules, strict=True
-        ):
-            found |= {f"{name}_optimizer": optimizer.optimizer, f"{name}_schedule": schedule}
+        found: dict[str, Any] = {"calibrator": self.calibrator}
+        if self.critics.playing:
+            found["critics"] = self.critics
+        for name, optimizer in self.optimizers.items():
+            found |= {f"{name}_optimizer": optimizer.optimizer, f"{name}_schedule": self.schedules[name]}
         if self.averaged is not None:
             found["averaged"] = self.averaged
         if self.scaler is not None:

@@ -6,6 +6,7 @@ from markupsafe import Markup
 from shared_core.run.report import figure, heading, table, text
 
 from calib import figures
+from calib.analysis import as_percent
 from calib.calibrator import EPSILON_UNIT
 from calib.trained import read_json
 
@@ -28,7 +29,7 @@ def analysis(run: Path) -> list[Markup]:
             "correction": row["name"],
             f"{measure} %": f"{row['score']:.2f}",
             "mean size (grey levels)": f"{255 * row['mean_size']:.1f}",
-            "critics take it for source": f"{100 * row['confusion']:.0f} %",
+            "critics take it for source": as_percent(row["confusion"]),
             "seconds": f"{row['seconds']:.2f}",
         }
         for row in found["corrections"]

@@ -11,7 +11,7 @@ from shared_core.run.report import figure, heading, text
 from calib import figures
 
 CRITICS = {"critic_pixel": "pixels", "critic_feature": "features"}
-CALIBRATOR = {"pixel": "pixels", "feature": "features"}
+CALIBRATOR = {"pixel": "pixels", "feature": "features", "views": "views", "hold": "source held"}
 
 
 def training(cells: list[Path], selection: str) -> list[Markup]:
@@ -36,11 +36,13 @@ def _losses(logs: list[list[dict[str, Any]]]) -> list[Markup]:
         {words: mean[name] for name, words in side.items() if name in mean} for side in (CRITICS, CALIBRATOR)
     )
     seeds = "over seeds and " if len(logs) > 1 else "over "
-    caption = (
-        f"Mean {seeds}five neighbouring log lines. The critics tell four groups apart (source, target, and both "
-        "calibrated); the calibrator wants its two to pass for source. Neither should win: critics at the dashed line "
-        "have nothing left to tell apart, critics near 0 teach nothing."
+    game = (
+        "The critics tell four groups apart (source, target, and both calibrated); the calibrator wants its two to "
+        "pass for source. Neither should win: critics at the dashed line have nothing left to tell apart, critics near "
+        "0 teach nothing."
     )
+    alone = "No critic plays: what the views say is all that teaches."
+    caption = f"Mean {seeds}five neighbouring log lines. {game if critics else alone}"
     return [heading("Training"), figure(figures.losses(steps, critics, calibrator), caption)]
 
 

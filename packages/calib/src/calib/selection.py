@@ -29,12 +29,12 @@ class Selection:
     def consider(self, step: int, validators: Mapping[str, float], calibrator: nn.Module) -> bool:
         """Take this calibrator if it is the best so far; the first one considered should be the identity.
 
-        Raises ValueError if the sample was too small for the validator.
+        Raises ValueError for a validator that is not known: the sample was too small for it, or there is no critic.
         """
         if self.by != "last" and self.by not in validators:
+            needs = "a critic" if self.by == "confusion" else "three or more target images to validate on"
             raise ValueError(
-                f"selection is {self.by!r}, which needs three or more target images to validate on: give more of them, "
-                "or choose information, entropy, confusion or last"
+                f"selection is {self.by!r}, which needs {needs}: give that, or choose information, entropy or last"
             )
         if self.kept_before is None:
             self.kept_before = validators["source_kept"]

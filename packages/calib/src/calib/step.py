@@ -46,15 +46,21 @@ class Weights:
 
 
 class Critics(nn.Module):
-    """The critics of a game; leave one out by None.  Without a feature critic no classifier is needed."""
+    """The critics of a game; leave one out by None.  Without a feature critic no classifier is needed.
+
+    Without both nobody plays, and the terms of :class:`Weights` that name classes are all that teaches.
+    """
 
     def __init__(
         self, pixel: PixelCritic | None, feature: FeatureCritic | PixelwiseFeatureCritic | None
     ) -> None:
         super().__init__()
-        if pixel is None and feature is None:
-            raise ValueError("there is no critic: give a pixel critic, a feature critic, or both")
         self.pixel, self.feature = pixel, feature
+
+    @property
+    def playing(self) -> bool:
+        """Whether there is any."""
+        return self.pixel is not None or self.feature is not None
 
 
 def default_critics(channels: int, patch: int, example: Tensor | None, weights: Weights) -> Critics:
@@ -183,7 +189,11 @@ class Game:
     Args:
         features: the classifier's features, with gradient to the images; unused without a feature critic, unless
             the weights name classes.
+        critics_optimizer: None where no critic plays.
         accelerator: accelerate's, for precision and devices; None computes plainly.
+
+    Raises:
+        ValueError: there is no critic and no view: nothing would teach.
     """
 
     def __init__(
@@ -196,6 +206,10 @@ class Game:
         weights: Weights,
         accelerator: Any = None,
     ) -> None:
+        if not critics.playing and not weights.views:
+            raise ValueError(
+                "there is no critic: give a pixel critic, a feature critic, both, or weights.views above 0"
+            )
         self.calibrator, self.critics, self.weights = calibrator, critics, weights
         self.features = features if critics.feature is not None or weights.name_classes() else None
         self.calibrator_optimizer, self.critics_optimizer = calibrator_optimizer, critics_optimizer
@@ -218,11 +232,12 @@ class Game:
             with self._autocast():
                 calibrated = calibrate(self.calibrator, self.features, batch)
                 parts = critics_loss(self.critics, batch, calibrated, patch)
-            if not usable(parts):
-                return self._give_up(parts)
-            self._backward(share * torch.stack(list(parts.values())).sum())
-            if len(rounds) == 1:
-                self._move(self.critics, self.critics_optimizer)
+            if self.critics.playing:
+                if not usable(parts):
+                    return self._give_up(parts)
+                self._backward(share * torch.stack(list(parts.values())).sum())
+                if len(rounds) == 1:
+                    self._move_critics()
             with self._autocast(), _fixed(self.critics):
                 deceived = deception_loss(self.critics, calibrated, patch, self.weights)
                 deceived |= naming_loss(batch, calibrated, self.weights)
@@ -231,22 +246,23 @@ class Game:
             self._backward(share * torch.stack(list(deceived.values())).sum())
             for name, part in {**parts, **deceived}.items():
                 total[name] = total.get(name, 0) + share * part.detach()
-        if len(rounds) > 1:
-            self._move(self.critics, self.critics_optimizer)
+        if self.critics.playing and len(rounds) > 1:
+            self._move_critics()
         total["gradient_norm"] = average_gradients(self.calibrator)
         if usable({"gradient_norm": total["gradient_norm"]}):
             self.calibrator_optimizer.step()
         self.calibrator_optimizer.zero_grad()
         return total
 
-    def _move(self, module: nn.Module, optimizer: Any) -> None:
-        average_gradients(module)
-        optimizer.step()
-        optimizer.zero_grad()
+    def _move_critics(self) -> None:
+        average_gradients(self.critics)
+        self.critics_optimizer.step()
+        self.critics_optimizer.zero_grad()
 
     def _give_up(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         self.calibrator_optimizer.zero_grad()
-        self.critics_optimizer.zero_grad()
+        if self.critics.playing:
+            self.critics_optimizer.zero_grad()
         return {name: part.detach() for name, part in parts.items()}
 
 

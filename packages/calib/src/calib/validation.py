@@ -31,7 +31,7 @@ def measure(
 ) -> dict[str, float]:
     """The validators of `calibrator` on both samples; `oracle` adds target accuracy, which looks at its labels.
 
-    "neighbourhood" is left out below three target images.
+    "neighbourhood" is left out below three target images, "confusion" where there is no critic.
     """
     modes = [(net, net.training) for net in (calibrator, critics, model.classifier)]
     for net, _ in modes:
@@ -63,7 +63,8 @@ def measure(
     if critics.feature is not None and features is not None:
         verdict = critics.feature(features(judged))
         verdicts.append(verdict.flatten(2).mean(2) if verdict.dim() == 4 else verdict)
-    found["confusion"] = torch.stack([validators.confusion(verdict) for verdict in verdicts]).mean()
+    if verdicts:
+        found["confusion"] = torch.stack([validators.confusion(verdict) for verdict in verdicts]).mean()
     if oracle:
         assert target.labels is not None
         found["oracle"] = validators.source_kept(logits, _rows(target.labels))
