@@ -99,10 +99,7 @@ ROWS: dict[str, tuple[int, dict[str, Any] | str]] = {
     "calibrator translated": (1, {}),
     "calibrator released": (1, {"mode": "released", "compat": "released", "selection": "last"}),
     "calibrator full schedule": (2, {}),
-    "calibrator neighbours 2000 steps": (
-        3,
-        {**NEIGHBOURS, "steps": 2000, "neighbours": {"count": 10, "images": 60_000, "every": 500}},
-    ),
+    "calibrator taught with critics": (3, {**TAUGHT, "loss": NEIGHBOURS["loss"]}),
     "calibrator lowres": (3, {"body": "lowres", "blocks": 9}),
     "calibrator pixel only": (3, {"loss": {"feature": 0.0}}),
     "calibrator feature only": (3, {"loss": {"pixel": 0.0}}),

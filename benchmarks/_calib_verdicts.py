@@ -18,6 +18,7 @@ METHOD, LONGER = "calibrator", "calibrator 1000 steps"
 TAUGHT = {
     "calibrator views": ("surest view", "eight passes of the classifier an image"),
     "calibrator neighbours": ("neighbours", "four passes of the classifier an image and the target's images"),
+    "calibrator taught": ("neighbours", "four passes of the classifier an image and the target's images"),
 }
 
 

@@ -37,7 +37,7 @@ class Training(Config):
 
 
 class LossWeights(Config):
-    """The weights of calib.Weights, with the same defaults."""
+    """The weights of calib.Weights, with the same defaults.  A weight of 0 leaves its critic out."""
 
     pixel: float = Field(1.0, ge=0)
     feature: float = Field(1.0, ge=0)
