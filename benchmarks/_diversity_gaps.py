@@ -15,7 +15,7 @@ def not_measured(missing: Sequence[plan.Cell], chosen: dict[str, Any]) -> str:
     main = [cell for cell in missing if cell.group == "main"]
     lines = [
         f"**Not measured**: {len(main)} of the plan's {whole} cells (priors x methods x prompts).  The "
-        "prompts come in three tiers of 8 (`PROMPTS` in `benchmarks/_diversity_plan.py`).\n"
+        "prompts come in four tiers of 8 (`PROMPTS` in `benchmarks/_diversity_plan.py`).\n"
     ]
     commands = []
     for prior in plan.PRIORS:

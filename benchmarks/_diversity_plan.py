@@ -67,6 +67,15 @@ PROMPTS: dict[str, int] = {
     "a white car": 3,
     "a green mushroom": 3,
     "a blue chair": 3,
+    # Written down when constant noise at beta 0.5 had lost too much accuracy on one prompt of 22, "a mushroom".
+    "a cone": 4,
+    "a cube": 4,
+    "a house": 4,
+    "a snowman": 4,
+    "a green object": 4,
+    "a white fish": 4,
+    "a purple rocket": 4,
+    "a red tree": 4,
 }
 # For tuning: neither is among the prompts that are measured.
 HELD_OUT, HELD_OUT_SEEDS = ("a blue object", "a table"), (100, 101)

@@ -25,7 +25,7 @@ FURTHER = ("fsd-shared", "fsd-beta0.25", "fsd-constant0.5", "fsd-constant0.25")
 # Not FSD, so they reach no goal of it; judged in the same way.
 OTHERS = ("cfd",)
 # The first tier of prompts whose figures nobody had seen when a method was chosen; 2 for all others.
-UNSEEN_FROM = {"fsd-beta0.25": 3}
+UNSEEN_FROM = {"fsd-beta0.25": 3, "fsd-constant0.5": 4, "fsd-constant0.25": 4}
 COUNTED = {"more": lambda gap: gap > 0, "less": lambda gap: gap < 0, "the same": lambda gap: gap == 0}
 QUALITY = {"prompt_accuracy": "prompt accuracy", "view_consistency": "view consistency"}
 

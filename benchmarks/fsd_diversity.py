@@ -2,7 +2,7 @@
 
     python benchmarks/fsd_diversity.py tune --jobs 2          # learning rates, on two prompts held out; once
     python benchmarks/fsd_diversity.py run --jobs 2           # tier 1: hours; resumable, several terminals may help
-    python benchmarks/fsd_diversity.py run --tier 2           # more methods, 16 prompts; 3: 24;  --ablations: figures
+    python benchmarks/fsd_diversity.py run --tier 2           # more methods, 16 prompts; 3: 24, 4: 32;  --ablations: figures
     python benchmarks/fsd_diversity.py run --estimate         # what is left to do, in core-hours
     python benchmarks/fsd_diversity.py                        # docs/results/fsd.{md,json} and figures from the cells
     python benchmarks/fsd_diversity.py --quick --out FILE     # tiny cells of a tiny prior: does it run?
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("stage", nargs="?", choices=["run", "tune", "page"], default="page")
-    parser.add_argument("--tier", type=int, choices=[1, 2, 3], default=1, help="how many methods and prompts")
+    parser.add_argument("--tier", type=int, choices=[1, 2, 3, 4], default=1, help="how many methods and prompts")
     parser.add_argument("--ablations", action="store_true", help="the cells of the ablation figures")
     parser.add_argument("--prior", choices=list(plan.PRIORS), help="one prior only")
     parser.add_argument("--method", nargs="+", choices=list(plan.METHODS), help="these methods only")
