@@ -77,7 +77,9 @@ def _prompts(prompts: Sequence[str]) -> str:
     if len(prompts) == len(plan.PROMPTS):
         return f"all {len(prompts)} prompts"
     if len(prompts) == len(whole):
-        return f"the {len(prompts)} prompts of tier{'s' * (len(tiers) > 1)} {' and '.join(map(str, tiers))}"
+        *first, last = map(str, tiers)
+        numbers = f"s {', '.join(first)} and {last}" if first else f" {last}"
+        return f"the {len(prompts)} prompts of tier{numbers}"
     return ", ".join(map(repr, prompts))
 
 

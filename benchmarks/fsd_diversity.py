@@ -2,7 +2,7 @@
 
     python benchmarks/fsd_diversity.py tune --jobs 2          # learning rates, on two prompts held out; once
     python benchmarks/fsd_diversity.py run --jobs 2           # tier 1: hours; resumable, several terminals may help
-    python benchmarks/fsd_diversity.py run --tier 2           # more methods, 16 prompts; 3: 24, 4: 32;  --ablations: figures
+    python benchmarks/fsd_diversity.py run --tier 2           # more methods, 16 prompts (3: 24, 4: 32); --ablations
     python benchmarks/fsd_diversity.py run --estimate         # what is left to do, in core-hours
     python benchmarks/fsd_diversity.py                        # docs/results/fsd.{md,json} and figures from the cells
     python benchmarks/fsd_diversity.py --quick --out FILE     # tiny cells of a tiny prior: does it run?

@@ -273,15 +273,15 @@ def test_what_is_missing_is_listed_with_the_commands_that_make_it():
 
     chosen = {"product": {prior: dict.fromkeys(plan.METHODS, 5.0) for prior in plan.PRIORS}}
     del chosen["product"]["camera-free"]["cfd"]
-    main, ablated = plan.main_cells(3, chosen), plan.ablation_cells(chosen)
+    main, ablated = plan.main_cells(4, chosen), plan.ablation_cells(chosen)
     text = gaps.not_measured(
         [c for c in main if c.method == "cfd" and (c.prior == "camera-free" or plan.PROMPTS[c.prompt] == 3)]
         + ablated["multi-view", "map degrees", "90"],
         chosen,
     )
-    assert "**Not measured**: 32 of the plan's 576 cells" in text
+    assert "**Not measured**: 32 of the plan's 696 cells" in text
     assert "- multi-view prior, the 8 prompts of tier 3: `cfd`.\n" in text
-    assert "- camera-free prior, all 24 prompts: `cfd`.\n" in text
+    assert "- camera-free prior, the 24 prompts of tiers 1, 2 and 3: `cfd`.\n" in text
     commands = [line.split("fsd_diversity.py ")[1] for line in text.splitlines() if line.startswith("    ")]
     assert commands == [
         "run --jobs 2 --prior multi-view --method cfd",
