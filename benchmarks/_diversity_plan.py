@@ -67,7 +67,7 @@ PROMPTS: dict[str, int] = {
     "a white car": 3,
     "a green mushroom": 3,
     "a blue chair": 3,
-    # Written down when constant noise at beta 0.5 had lost too much accuracy on one prompt of 22, "a mushroom".
+    # Written down when two settings were close to the camera-free goal, and measured for those alone.
     "a cone": 4,
     "a cube": 4,
     "a house": 4,
