@@ -26,11 +26,12 @@ that its "before" is of a classifier of its own.  Its source figures are of sour
 The rows `calibrator views`, `surest view`, `neighbours`, `calibrator translated` and, from MNIST to USPS, `calibrator
 neighbours` came later, on another machine: the same recipe and seed gave there a classifier that differs from the
 other rows' by rounding (up to a point or so on the target), so that each row's "before" is its own.  From USPS to
-MNIST `calibrator neighbours` and its cheap bodies `lowres` and `folded` came on a third machine, all from the same
-classifiers there.  Views and neighbours are not the paper's method: [the explanation](../explanation/calib.md) says
-what they are, nor is `calibrator taught`, which has no critics ([why](../explanation/calib.md#without-the-game)).  The
-views of the row `calibrator views` were drawn step by step; since then they are drawn image by
-image, so that two processes see what one sees: the same distribution, other numbers.
+MNIST `calibrator neighbours`, its cheap bodies `lowres` and `folded` and `calibrator taught` came on a third machine,
+all from the same classifiers there.  Views and neighbours are not the paper's method: [the
+explanation](../explanation/calib.md) says what they are, and [what `calibrator taught`
+is](../explanation/calib.md#without-the-game), which has no critics.  The views of the row `calibrator views` were
+drawn step by step; since then they are drawn image by image, so that two processes see what one sees: the same
+distribution, other numbers.
 
 **What was tuned.**  Settings of the calibrator were chosen on seed 0, which no row holds, with its target figures in
 view; the baselines run at their formulas' usual settings and were not tuned.  The row `calibrator released` has the
