@@ -38,7 +38,9 @@ def main(arguments: list[str]) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("stage", nargs="?", choices=["run", "tune", "page"], default="page")
-    parser.add_argument("--tier", type=int, choices=[1, 2, 3, 4], default=1, help="how many methods and prompts")
+    parser.add_argument(
+        "--tier", type=int, choices=[1, 2, 3, 4], default=1, help="how many methods and prompts"
+    )
     parser.add_argument("--ablations", action="store_true", help="the cells of the ablation figures")
     parser.add_argument("--prior", choices=list(plan.PRIORS), help="one prior only")
     parser.add_argument("--method", nargs="+", choices=list(plan.METHODS), help="these methods only")

@@ -110,7 +110,7 @@ def test_without_critics_none_is_kept_nor_asked(tmp_path):
     assert report.classifier_unchanged
     assert "confusion" not in report.validators
     assert "critics" not in checkpoint.load(tmp_path / "checkpoints").tensors
-    with pytest.raises(ValueError, match="'confusion', which needs a critic: .* choose information"):
+    with pytest.raises(ValueError, match=r"'confusion', which needs a critic: .* choose information"):
         adapt(model(), toy(), toy(shift=0.3), steps=4, selection="confusion", **settings)
 
 

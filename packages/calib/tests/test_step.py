@@ -146,7 +146,7 @@ def test_a_refused_step_moves_nobody_that_it_should_not(refused):
 def test_a_game_needs_a_critic_or_views():
     classifier, calibrator, _ = players()
     sgd = torch.optim.SGD(calibrator.parameters(), 0.1)
-    with pytest.raises(ValueError, match="there is no critic: .* or weights.views above 0"):
+    with pytest.raises(ValueError, match=r"there is no critic: .* or weights.views above 0"):
         Game(calibrator, Features(classifier), Critics(None, None), sgd, None, Weights(hold=1.0))
 
 
