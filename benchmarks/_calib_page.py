@@ -311,7 +311,9 @@ def _figure(path: Path, rows: list[Row]) -> None:
         axis.set_yticks(range(len(own)), [row["method"] for row in own[::-1]])
         axis.set_xlabel("target test, %  (dot: a seed, bar: mean)")
         axis.set_title(pair)
-        axis.legend(fontsize="x-small", loc="lower left")
+        axis.legend(
+            fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=2, frameon=False
+        )
         axis.grid(axis="x", alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
