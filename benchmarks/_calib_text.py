@@ -86,9 +86,10 @@ the weak classes.  Explored on seed 0 with the labels of 5,000 target *training*
 **Beside such a teacher the critics are in the way.** Explored on seed 0 of USPS to MNIST, by scratch runs again:
 
 - Four steps on 16 images teach more than one on 64, in less time: a small batch stays in the cache.
-- With the critics one in five ones stays an eight, although the teacher names nearly all of them rightly and the images
-  that it was taught are no better than the test images.  The critics ask for answers that look like the source's, and
-  a sure eight does.  Without them the ones are named as well as the other classes, and a step is cheaper.
+- With the critics one in five ones stays an eight, although the teacher names nearly all of them rightly (`per_class`
+  in the cells: 73 to 84 % of the ones in `calibrator neighbours`, 98 to 99 % in `calibrator taught`).  The critics ask
+  for answers that look like the source's, and a sure eight does.  Without them the ones are named as well as the
+  other classes, and a step is cheaper.
 - So the rows `calibrator taught` have no critics, batches of 16 and three times the images of `calibrator neighbours`:
   what is left is a student of the frozen classifier's own answers, within the bound, and not the paper's method.  Their
   control, `--row "calibrator taught with critics"`, was not run, nor were they from MNIST to USPS.

@@ -100,8 +100,8 @@ others are in the history.  What scratch runs were for is told without figures, 
   objects of "a mushroom" one is a white cube to the judge.
 - **Eight more prompts** (tier 4) were then written down (be00497, while two prompts of the 24 were still to come) and
   measured with SDS, that setting and beta 0.5 of the map, which had missed the goal by 0.1: more prompts narrow the
-  intervals.  A sample that is enlarged after a look at it favours what was close, so that the lines on prompts that
-  nobody had seen are the ones to trust.
+  intervals.  A sample that is enlarged after a look at it favours what was close, so that the lines on these eight
+  alone are the ones to trust: constant noise reaches the goal there, and for the map they are too few to say.
 """
 
 SCALE = """
