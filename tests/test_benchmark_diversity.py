@@ -78,7 +78,7 @@ def test_the_prompts_are_known_and_of_all_kinds_and_none_is_tuned_on():
 
     first = [prompt for prompt, tier in plan.PROMPTS.items() if tier == 1]
     assert len(first) == 8
-    assert sorted(plan.PROMPTS.values()) == [1] * 8 + [2] * 8 + [3] * 8
+    assert sorted(plan.PROMPTS.values()) == [1] * 8 + [2] * 8 + [3] * 8 + [plan.LAST_TIER] * 8
     assert not set(plan.HELD_OUT) & set(plan.PROMPTS)
     assert set(plan.ABLATED_PROMPTS) <= set(first)
     asked = [understand(prompt) for prompt in first]
@@ -96,8 +96,12 @@ def test_every_cell_is_a_valid_configuration():
     main, tuning, ablated = plan.main_cells(3, {}), plan.tuning_cells({}), plan.ablation_cells({})
     assert len(plan.main_cells(1, {})) == 2 * 8 * 5
     assert len(plan.main_cells(2, {})) == 2 * 16 * 11
-    assert len(main) == 2 * 24 * 12
-    for one in (*main, *tuning, *(own[0] for own in ablated.values())):
+    assert len(main) == 2 * 24 * len(plan.METHODS)
+    last = plan.main_cells(plan.LAST_TIER, {})[len(main) :]
+    assert {(one.prior, one.method) for one in last} == plan.ON_LAST_TIER
+    assert len(last) == 8 * len(plan.ON_LAST_TIER)
+    assert {plan.PROMPTS[one.prompt] for one in last} == {plan.LAST_TIER}
+    for one in (*main, *last, *tuning, *(own[0] for own in ablated.values())):
         assert plan.configuration(one).seeds == list(one.seeds)
     # the first prompt is compared by all methods and both priors before the second one begins
     assert len({one.prompt for one in plan.main_cells(1, {})[:10]}) == 1
