@@ -117,7 +117,8 @@ CLASSIFIERS = {TRANSLATED: "classifier-translated", FULL_SCHEDULE: "classifier-f
 
 # Whom calib_to_90.py races.
 RACERS = (
-    *("calibrator", "calibrator, constant rate", "calibrator views", "calibrator neighbours"),
+    *("calibrator", "calibrator, constant rate"),
+    *("calibrator views", "calibrator neighbours", "calibrator taught"),
     *("DANN", "DANN of pytorch-adapt", "DANN of skada"),
 )
 

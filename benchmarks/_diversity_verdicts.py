@@ -24,9 +24,13 @@ FLOW = ("fsd-beta1", "fsd-constant", "fsd-beta0.5")
 FURTHER = ("fsd-shared", "fsd-beta0.25", "fsd-constant0.5", "fsd-constant0.25")
 # Not FSD, so they reach no goal of it; judged in the same way.
 OTHERS = ("cfd",)
-# The first tier of prompts whose figures nobody had seen when a method was chosen, or was measured on more prompts for
-# being close, on that prior; 2 for all others.
-UNSEEN_FROM = {"fsd-beta0.25": 3, "fsd-constant0.5": 4, "fsd-constant0.25": 4, "camera-free fsd-beta0.5": 4}
+# Prior and method: the first tier of prompts whose figures nobody had seen when the method was chosen, or was measured
+# on more prompts for being close; 2 for all others.
+UNSEEN_FROM = {
+    **{(prior, "fsd-beta0.25"): 3 for prior in GOALS},
+    **{(prior, method): 4 for prior in GOALS for method in ("fsd-constant0.5", "fsd-constant0.25")},
+    ("camera-free", "fsd-beta0.5"): 4,
+}
 COUNTED = {"more": lambda gap: gap > 0, "less": lambda gap: gap < 0, "the same": lambda gap: gap == 0}
 QUALITY = {"prompt_accuracy": "prompt accuracy", "view_consistency": "view consistency"}
 
@@ -162,11 +166,7 @@ def unseen(records: Sequence[Record], goal: float) -> list[str]:
     """The same on the prompts alone whose figures nobody had seen when the method was chosen."""
     lines = []
     for method in (*FLOW, *FURTHER):
-        tier = UNSEEN_FROM.get(method, 2)
-        fresh = [
-            r for r in records
-            if PROMPTS[r["prompt"]] >= UNSEEN_FROM.get(f"{r['prior']} {method}", tier)
-        ]  # fmt: skip
+        fresh = [r for r in records if PROMPTS[r["prompt"]] >= UNSEEN_FROM.get((r["prior"], method), 2)]
         if of(fresh, method) and of(fresh, REFERENCE):
             verdict = judged(fresh, method)
             lines.append(

@@ -1,18 +1,20 @@
 """Processor seconds until 90 % target accuracy on USPS to MNIST: the calibrator against DANN.
 
-    python benchmarks/calib_to_90.py --out FILE [--quick] [--budget SECONDS] [--seeds 1] [--environments FOLDER]
+    python benchmarks/calib_to_90.py --out FILE [--quick] [--budget SECONDS] [--seeds 1] [--methods NAME ...]
+        [--environments FOLDER]
 
 A measurement of speed and nothing else: the target's *test* labels stop the clock, which nobody who adapts has.  All
 begin at the same classifier, trained on the source, whose own training is in no figure.  The clock counts the
 processor time of one thread while a method trains, with its set-up; scoring, every 50 steps on all test images, is
 left out.
 
-The calibrator runs with the settings of calib_accuracy.py's rows `calibrator`, `calibrator views` and `calibrator
-neighbours`, which end with their schedule, and the first once more at a constant rate until the budget is used up; what
-is scored is its moving average.  Validation is left out, too, but for the zooms that a teacher weighs at that time: its
-training needs them.  DANN has the formula of calib.baselines, its schedule over as many steps, and then goes on.  The
-DANNs of pytorch-adapt and skada run in environments of their own (made with uv from pytorch_adapt/requirements.txt and
-skada/requirements.txt); where that fails, the JSON says what was tried.
+The calibrator runs with the settings of calib_accuracy.py's rows `calibrator`, `calibrator views`, `calibrator
+neighbours` and `calibrator taught`, which end with their schedule, and the first once more at a constant rate until the
+budget is used up; what is scored is its moving average.  Validation is left out, too, but for the zooms that a teacher
+weighs at that time: its training needs them.  DANN has the formula of calib.baselines, its schedule over as many steps
+as the first calibrator has, and then goes on.  The DANNs of pytorch-adapt and skada run in environments of their own
+(made with uv from pytorch_adapt/requirements.txt and skada/requirements.txt); where that fails, the JSON says what was
+tried.
 
 The JSON is written after each method, and the same call goes on where it was interrupted.
 """
@@ -29,7 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from _calib_plan import DATA, configuration
+from _calib_plan import DATA, RACERS, configuration
 from _environment import failure, install
 from _figures import options, write
 from _race import race
@@ -39,20 +41,21 @@ from calib.attachment import attach
 from calib.baselines.alignment import domain_critic, domain_loss, reversal_schedule, reverse_gradient
 from calib.baselines.form import FeatureNet, Settings, batches, pixels
 from calib.config import AdaptConfig, digits
-from calib.critics import FeatureCritic, PixelCritic, draw_patch
+from calib.critics import draw_patch
 from calib.data import open_domains
 from calib.domains import Domain
 from calib.features import Features
 from calib.feed import Feed
 from calib.neighbours import Neighbours
+from calib.players import Players
 from calib.source_classifier import bare, build_classifier
-from calib.step import Critics, Game, Weights
+from calib.step import Weights, default_critics
 from calib.survey import Survey, draw
 from calib.views import Teacher, Views
 from calib_accuracy import source_classifier
+from shared_core.run.processes import join
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import TensorDataset
 
 FOLDER = Path(__file__).parent
@@ -60,7 +63,7 @@ PEERS = {"pytorch-adapt": "pytorch_adapt", "skada": "skada"}
 """Other projects with a DANN, and the folder of each with its requirements, its dann.py and its environment."""
 GOAL, BUDGET, EVERY = 90.0, 600.0, 50
 PAIR, IMAGE = "usps-mnist", (32, 32)
-TAUGHT = ("calibrator views", "calibrator neighbours")
+TAUGHT = ("calibrator views", "calibrator neighbours", "calibrator taught")
 
 Predict = Callable[[Tensor], Tensor]
 
@@ -79,6 +82,7 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--budget", type=float, default=BUDGET, help="processor seconds of a method")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--methods", nargs="+", choices=RACERS, default=RACERS, help="who runs; default: all")
     parser.add_argument(
         "--environments", type=Path, default=FOLDER, help="where the other projects are, in PROJECT/.venv"
     )
@@ -139,12 +143,12 @@ def measure(given: argparse.Namespace, seed: int, record: dict[str, Any]) -> Ite
         entrants[row] = calibrator(classifier, data, changed, seed, changed.steps)
     entrants["DANN"] = dann(classifier, data, config, seed, last)
     for method, (steps, predict) in entrants.items():
-        if method not in done:
+        if method in given.methods and method not in done:
             add(method, race(steps, predict, data.test, data.test_labels, **limits))
             yield
     for peer, folder in PEERS.items():
         method, environment = f"DANN of {peer}", given.environments / folder / ".venv"
-        if method in done:
+        if method in done or method not in given.methods:
             continue
         try:
             if not given.quick:
@@ -159,11 +163,14 @@ def measure(given: argparse.Namespace, seed: int, record: dict[str, Any]) -> Ite
 
 
 def taught(config: AdaptConfig, row: str, quick: bool) -> AdaptConfig:
-    """The settings with the row's teacher; in a quick run few neighbours."""
+    """The settings with the row's teacher and length; in a quick run few neighbours and no more steps."""
     of_row = configuration(PAIR, row)
     few = {"count": 2} if quick and of_row.neighbours.count else {}
-    neighbours = of_row.neighbours.model_copy(update=few)
-    return config.model_copy(update={"loss": of_row.loss, "views": of_row.views, "neighbours": neighbours})
+    changed = {"loss": of_row.loss, "views": of_row.views}
+    changed["neighbours"] = of_row.neighbours.model_copy(update=few)
+    if not quick:
+        changed |= {name: getattr(of_row, name) for name in ("steps", "batch_size", "validate_every")}
+    return config.model_copy(update=changed)
 
 
 def opened(quick: bool, seed: int) -> tuple[AdaptConfig, nn.Module, Data]:
@@ -190,19 +197,20 @@ def calibrator(
     """Steps of calib's game as calib.adapt plays it, at a cosine rate over `schedule` steps, or without end."""
     torch.manual_seed(seed)
     model = attach(classifier, run.build_calibrator(config, 3))
-    averaged = AveragedModel(model.calibrator, multi_avg_fn=get_ema_multi_avg_fn(config.ema or 0.0))
+    weights, features = Weights(**config.loss.model_dump()), Features(classifier)
+    torch.manual_seed(seed)
+    answer = torch.zeros(1, int(data.source_labels.max()) + 1)
+    critics = default_critics(3, config.patch, answer, weights)
+    accelerator = join("cpu")
+    players = Players(
+        model.calibrator, critics, features, weights, accelerator, steps=schedule or 0, ema=config.ema,
+        learning_rate=config.optim.learning_rate, schedule="cosine" if schedule else "constant",
+    )  # fmt: skip
 
     def predict(images: Tensor) -> Tensor:
-        return classifier(averaged.module(images))
+        return classifier(players.kept(images))
 
     def steps() -> Iterator[None]:
-        torch.manual_seed(seed)
-        critics = Critics(PixelCritic(3, config.patch), FeatureCritic(int(data.source_labels.max()) + 1))
-        rate = config.optim.learning_rate
-        optimizers = [torch.optim.Adam(net.parameters(), rate) for net in (model.calibrator, critics)]
-        schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(o, schedule) for o in optimizers if schedule]
-        weights, features = Weights(**config.loss.model_dump()), Features(classifier)
-        game = Game(model.calibrator, features, critics, optimizers[0], optimizers[1], weights)
         how = Neighbours(**config.neighbours.model_dump())
         unlabelled = TensorDataset(data.target)
         source, target = (
@@ -220,19 +228,17 @@ def calibrator(
         if teacher is not None and how.count:
             survey = Survey(teacher, target, how, seed, torch.device("cpu"))
         feed = Feed(
-            [source, target], features, classifier, weights, seed, torch.device("cpu"), survey or teacher
-        )
+            [source, target], features, classifier, weights, seed, torch.device("cpu"), survey or teacher,
+            judged=critics.feature is not None,
+        )  # fmt: skip
         feed.fill_tables(config.steps * config.batch_size)
         for step in range(schedule) if schedule else count():
             if teacher is not None and step % config.validate_every == 0:
                 teacher.weigh_zooms(sample)
             if survey is not None and step % how.every == 0:
                 survey.ask(step)
-            patch = draw_patch(*IMAGE, config.patch, seed, step)
-            game.play([(feed.next_batch(step), patch)])
-            averaged.update_parameters(model.calibrator)
-            for scheduler in schedules:
-                scheduler.step()
+            patch = draw_patch(*IMAGE, config.patch, seed, step) if critics.pixel else None
+            players.play([(feed.next_batch(step), patch)])
             yield
 
     return steps(), predict
