@@ -73,6 +73,8 @@ TAUGHT: dict[str, Any] = {
     "validate_every": 1000,
     "checkpoint_every": 1000,
 }
+# The same from images moved a little at every step, which are never seen twice, and so for longer.
+SHAKEN: dict[str, Any] = {**TAUGHT, "views": {**TAUGHT["views"], "shake": 0.15}, "steps": 10_000}
 # Row: the tier from which it is run, and what it changes; a string is a baseline of the same name.
 ROWS: dict[str, tuple[int, dict[str, Any] | str]] = {
     "calibrator": (1, {}),
@@ -87,6 +89,7 @@ ROWS: dict[str, tuple[int, dict[str, Any] | str]] = {
     "calibrator neighbours lowres": (1, {**NEIGHBOURS, "body": "lowres"}),
     "calibrator neighbours folded": (1, {**NEIGHBOURS, "body": "folded", "width": 8}),
     "calibrator taught": (1, TAUGHT),
+    "calibrator taught shaken": (1, SHAKEN),
     "calibrator taught folded": (1, {**TAUGHT, "body": "folded", "width": 8}),
     "surest view": (1, "surest_view"),
     "neighbours": (1, "neighbours"),

@@ -207,7 +207,7 @@ def test_the_released_code_is_repeated_whole_or_not_at_all(mode):
             "views": Views(count=2),
             "neighbours": Neighbours(count=3, threshold=0.0, every=2),
         },
-        {"weights": TAUGHT, "views": Views(count=2, threshold=0.0)},
+        {"weights": TAUGHT, "views": Views(count=2, threshold=0.0, shake=0.1)},
     ],
 )
 def test_resume_equals_the_straight_run_bit_for_bit(tmp_path, stopped_at, more, monkeypatch):
@@ -321,7 +321,7 @@ def two_processes_with_views():
 
 
 def two_processes_without_critics():
-    return two_processes(Critics(None, None), weights=TAUGHT, views=Views(count=2, threshold=0.0))
+    return two_processes(Critics(None, None), weights=TAUGHT, views=Views(count=2, threshold=0.0, shake=0.1))
 
 
 def two_processes_with_neighbours():

@@ -5,7 +5,17 @@ import math
 import pytest
 import torch
 from calib.baselines import METHODS, Labelled, Settings
-from calib.views import Teacher, Views, look, surest, surest_answers, view_draws, zoom_weights
+from calib.views import (
+    STUDENT,
+    Teacher,
+    Views,
+    look,
+    shaken,
+    surest,
+    surest_answers,
+    view_draws,
+    zoom_weights,
+)
 from shared_core.testing import assert_same_state
 from torch import nn
 
@@ -131,12 +141,27 @@ def test_doubt_teaches_nothing():
 def test_an_image_s_views_depend_on_seed_turn_and_place_and_on_no_neighbour():
     whole = view_draws(1, 7, range(6), 4)
     assert torch.equal(view_draws(1, 7, [4, 1], 4), whole[[4, 1]])
-    for other in (view_draws(2, 7, range(6), 4), view_draws(1, 8, range(6), 4)):
+    for other in (
+        view_draws(2, 7, range(6), 4),
+        view_draws(1, 8, range(6), 4),
+        view_draws(1, 7, range(6), 4, STUDENT),
+    ):
         assert not torch.equal(whole, other)
     many = view_draws(0, 0, range(5000), 2)
     assert many.min() >= 0
     assert many.max() < 1
     assert abs(float(many.mean()) - 0.5) < 4 / (12 * many.numel()) ** 0.5
+
+
+def test_shaking_goes_as_far_as_it_says_and_no_further():
+    images, _ = squares(3, half=4)
+    # In the middle nothing moves; at the ends all that `shake` allows.
+    draws = torch.tensor([0.5, 0.0, 1.0])[:, None, None].expand(3, 2, 1)
+    found = shaken(images, 0.2, draws)
+    assert torch.equal(found[:1], images[:1])
+    ends = torch.tensor([-0.2, 0.2])
+    assert torch.equal(found[1:], look(images[1:], ends.exp(), ends))
+    assert torch.equal(shaken(images, 0.0, draws), images)
 
 
 def test_zooms_are_drawn_by_their_weights():
@@ -174,6 +199,8 @@ def test_the_state_comes_back_and_another_is_refused():
         ({"shear": -0.1}, "shear 0 or more"),
         ({"temperature": 0.0}, "temperatures must be above 0"),
         ({"threshold": 1.0}, r"threshold in \[0, 1\)"),
+        ({"shake": -0.1}, r"shake=-0.1; it must be in \[0, 1\)"),
+        ({"shake": 1.0}, r"shake=1.0"),
     ],
 )
 def test_what_cannot_be_is_refused(wrong, words):

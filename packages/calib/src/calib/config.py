@@ -55,6 +55,7 @@ class ViewSettings(Config):
     zoom_temperature: float = Field(0.03, gt=0)
     temperature: float = Field(0.1, gt=0)
     threshold: float = Field(0.9, ge=0, lt=1)
+    shake: float = Field(0.0, ge=0, lt=1, description="How far target images are moved for the calibrator.")
 
 
 class NeighbourSettings(Config):

@@ -17,7 +17,7 @@ from calib.features import Features
 from calib.step import Batch, Weights
 from calib.survey import Survey
 from calib.validation import VALIDATION_BATCH
-from calib.views import Teacher, view_draws
+from calib.views import STUDENT, Teacher, shaken, view_draws
 
 TABLE_LIMIT = 2**27
 """Clean features are kept in a table up to this many numbers (512 MB)."""
@@ -28,6 +28,7 @@ class Feed:
 
     The features of clean images are constants under a frozen classifier: :meth:`fill_tables` computes them once where
     that pays.  Where no feature critic compares them (`judged`), only the source is asked, and only to be held.
+    A teacher's `views.shake` moves the target images; what is taught of them is of the images as they are.
     `autocast` is accelerate's, for precision.
     """
 
@@ -46,6 +47,7 @@ class Feed:
         self.domains, self.features, self.classifier, self.weights = domains, features, classifier, weights
         self.asked = (judged or weights.hold > 0, judged)
         self.seed, self.device, self.teacher, self.autocast = seed, device, teacher, autocast
+        self.shake = teacher.views.shake if teacher else 0.0
         self.tables: list[Tensor | None] = [None, None]
 
     def seek(self, turn: int) -> None:
@@ -58,6 +60,9 @@ class Feed:
         """Compute the clean features of every domain of which `images` images show each at least once."""
         for number, (domain, asked) in enumerate(zip(self.domains, self.asked, strict=True)):
             if self.features is None or domain.dataset is None or images < domain.size or not asked:
+                continue
+            # Shaken images are new ones at every turn.
+            if number == 1 and self.shake:
                 continue
             parts: list[Tensor] = []
             for pixels in domain.all_images(VALIDATION_BATCH):
@@ -72,6 +77,12 @@ class Feed:
     def next_batch(self, turn: int) -> Batch:
         """The next images of both domains; the views of a target image are a function of (seed, turn, image)."""
         source, target = (domain.next_batch(self.device) for domain in self.domains)
+        # A loader does not say which image is which: there its place in the batch has to do.
+        places = range(len(target.pixels)) if target.places is None else target.places.tolist()
+        seen = target
+        if self.shake:
+            draws = view_draws(self.seed, turn, places, 1, STUDENT)
+            seen = target._replace(pixels=shaken(target.pixels, self.shake, draws))
         with self.autocast():
             clean = [
                 None
@@ -79,7 +90,7 @@ class Feed:
                 else self.features(images.pixels)
                 if table is None
                 else table[images.places].to(self.device)
-                for asked, table, images in zip(self.asked, self.tables, (source, target), strict=True)
+                for asked, table, images in zip(self.asked, self.tables, (source, seen), strict=True)
             ]
             held = self._classes(source.pixels, clean[0]) if self.weights.hold else None
             taught = None
@@ -87,11 +98,9 @@ class Feed:
                 assert target.places is not None
                 taught = self.teacher.teach(target.places)
             elif self.teacher is not None:
-                # A loader does not say which image is which: there its place in the batch has to do.
-                places = range(len(target.pixels)) if target.places is None else target.places.tolist()
                 draws = view_draws(self.seed, turn, places, self.teacher.views.count)
                 taught = self.teacher.teach(target.pixels, draws)
-        return Batch(source.pixels, target.pixels, clean[0], clean[1], held, taught)
+        return Batch(source.pixels, seen.pixels, clean[0], clean[1], held, taught)
 
     def _classes(self, images: Float[Tensor, "batch channels height width"], clean: Tensor | None) -> Tensor:
         """What the classifier calls the images; softmax and logits say so already."""

@@ -58,7 +58,7 @@ class Survey:
         autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.teacher, self.target, self.how, self.seed, self.device = teacher, target, how, seed, device
-        self.autocast = autocast
+        self.autocast, self.views = autocast, teacher.views
         features = torch.cat([upright(pixels) for pixels in target.all_images(VALIDATION_BATCH)])
         self.neighbours = nearest(features, how.count)
         self.answers: Tensor | None = None

@@ -7,6 +7,9 @@ classifier says of the same image larger, smaller or slanted tells them apart.
     q = sum_v softmax_v(-H(p_v) / t_v) p_v  p_v: answers to views of one image, zooms drawn by w, slants at random
     loss = mean of -log p(argmax q), 0 where max q <= threshold                 (:func:`calib.losses.agreement_loss`)
 
+What is taught of an image may be learned from the image as it is, or from a view of it (`shake`): an answer that holds
+however the image was held carries further than to the images seen.
+
 >>> teacher = Teacher(lambda x: model(x).softmax(1), Views(count=4))
 >>> teacher.weigh_zooms(sample)
 >>> taught = teacher.teach(images, view_draws(seed=0, turn=0, places=range(len(images)), count=4))
@@ -26,6 +29,8 @@ from calib import validators
 
 Answers = Callable[[Float[Tensor, "batch channels height width"]], Float[Tensor, "batch classes"]]
 """Images to class probabilities."""
+TEACHER, STUDENT = 8, 9
+"""Whose random numbers: the last part of a :class:`shared_core.data.sampling.Key`."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class Views:
         shear: slants are drawn from -shear to shear, in widths per height.
         zoom_temperature, temperature: of the weights of zooms and of views; small: the best alone.
         threshold: answers below this probability teach nothing.
+        shake: what the calibrator is trained on is magnified by exp(-shake) to exp(shake) and slanted by -shake to
+            shake, at random, step by step; 0: the images as they are.
     """
 
     count: int = 4
@@ -46,8 +53,11 @@ class Views:
     zoom_temperature: float = 0.03
     temperature: float = 0.1
     threshold: float = 0.9
+    shake: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.shake < 1:
+            raise ValueError(f"shake={self.shake}; it must be in [0, 1), and 0.15 is much")
         if self.count < 1 or not self.zooms or min(self.zooms) <= 0 or self.shear < 0:
             raise ValueError(
                 f"count={self.count}, zooms={self.zooms}, shear={self.shear}; give at least one view and one zoom, "
@@ -97,14 +107,24 @@ def zoom_weights(
     return (torch.stack(found) / views.zoom_temperature).softmax(0).cpu()
 
 
-def view_draws(seed: int, turn: int, places: Iterable[int], count: int) -> Float[Tensor, "batch 2 count"]:
+def view_draws(
+    seed: int, turn: int, places: Iterable[int], count: int, whose: int = TEACHER
+) -> Float[Tensor, "batch 2 count"]:
     """Uniform numbers in [0, 1) for zoom and slant of `count` views of each image.
 
     A pure function of (seed, turn, the image's place in its data set): the same on every device, after a resume, and
     however the images are shared over processes.
     """
-    keys = [Key(turn, place, 8) for place in places]
+    keys = [Key(turn, place, whose) for place in places]
     return torch.from_numpy(keyed_uniform(seed, keys, 2 * count)).float().view(-1, 2, count)
+
+
+def shaken(
+    images: Float[Tensor, "batch channels height width"], shake: float, draws: Float[Tensor, "batch 2 1"]
+) -> Float[Tensor, "batch channels height width"]:
+    """A view of each image, its zoom and slant as far from none as `shake` allows; see :class:`Views`."""
+    zoom, shear = (shake * (2 * draws[:, :, 0] - 1)).unbind(1)
+    return look(images, zoom.exp().to(images), shear.to(images))
 
 
 @torch.no_grad()
