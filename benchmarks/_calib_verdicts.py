@@ -19,6 +19,7 @@ TAUGHT = {
     "calibrator views": ("surest view", "eight passes of the classifier an image"),
     "calibrator neighbours": ("neighbours", "four passes of the classifier an image and the target's images"),
     "calibrator taught": ("neighbours", "four passes of the classifier an image and the target's images"),
+    "calibrator taught shaken": ("neighbours", "four passes of the classifier an image and the target's images"),
 }
 
 

@@ -148,13 +148,14 @@ def test_bodies_join_latency_and_accuracy(tmp_path):
     text = page(tmp_path, rows, measured)
     assert (
         "on every pair: reached (lowres 4x9, as `calibrator`: reached; "
-        "lowres 4x3, as `calibrator`: accuracy not measured on every pair)" in text
+        "lowres 4x3, as `calibrator`: accuracy not measured)" in text
     )
     assert "| lowres 4x9 | 1,000 | 1.20 | 2.00 | 86.17 (1.90): -0.83 [" in text
     assert "compared with, seed by seed, is `residual 4x3`" in text
     rows[1]["target_after"] = [83.9, 86.0, 88.0]
-    assert "on every pair: **missed** (lowres 4x9, as `calibrator`: less accurate; lowres 4x3" in page(
-        tmp_path, rows, measured
+    assert (
+        "on every pair: **missed** (lowres 4x9, as `calibrator`: less accurate on usps-mnist; lowres"
+        in page(tmp_path, rows, measured)
     )
     rows += [
         row("calibrator neighbours", (90.0, 91.0, 92.0)),
@@ -163,6 +164,12 @@ def test_bodies_join_latency_and_accuracy(tmp_path):
     text = page(tmp_path, rows, measured)
     assert "lowres 4x3, as `calibrator neighbours`: reached" in text
     assert "lowres 4x9, as `calibrator neighbours`" not in text
+    rows.append(row("calibrator", (85.0, 87.0, 89.0), pair="mnist-usps"))
+    assert (
+        "on every pair: reached where both are measured (lowres 4x9, as `calibrator`: less accurate on usps-mnist; "
+        "lowres 4x3, as `calibrator`: accuracy not measured; "
+        "lowres 4x3, as `calibrator neighbours`: reached on usps-mnist, not measured on mnist-usps)"
+    ) in page(tmp_path, rows, measured)
     bodies["lowres 4x9"]["dtn"] = bodies["lowres 4x3"]["dtn"] = 1.3
     file.write_text(json.dumps(record))
     rows[1]["target_after"] = [84.2, 86.3, 88.0]
