@@ -27,9 +27,10 @@ The rows `calibrator views`, `surest view`, `neighbours`, `calibrator translated
 neighbours` came later, on another machine: the same recipe and seed gave there a classifier that differs from the
 other rows' by rounding (up to a point or so on the target), so that each row's "before" is its own.  From USPS to
 MNIST `calibrator neighbours`, its cheap bodies `lowres` and `folded` and `calibrator taught` came on a third machine,
-all from the same classifiers there.  Views and neighbours are not the paper's method: [the
-explanation](../explanation/calib.md) says what they are, and [what `calibrator taught`
-is](../explanation/calib.md#without-the-game), which has no critics.  The views of the row `calibrator views` were
+all from the same classifiers there, and so did `calibrator taught` and `calibrator taught shaken` from MNIST to USPS.
+Views and neighbours are not the paper's method: [the explanation](../explanation/calib.md) says what they are, and
+[what `calibrator taught` and `calibrator taught shaken` are](../explanation/calib.md#without-the-game), which have no
+critics.  The views of the row `calibrator views` were
 drawn step by step; since then they are drawn image by image, so that two processes see what one sees: the same
 distribution, other numbers.
 
@@ -92,7 +93,18 @@ the weak classes.  Explored on seed 0 with the labels of 5,000 target *training*
   other classes, and a step is cheaper.
 - So the rows `calibrator taught` have no critics, batches of 16 and three times the images of `calibrator neighbours`:
   what is left is a student of the frozen classifier's own answers, within the bound, and not the paper's method.  Their
-  control, `--row "calibrator taught with critics"`, was not run, nor were they from MNIST to USPS.
+  control, `--row "calibrator taught with critics"`, was not run.
+
+**A small target is learned by heart.**  From MNIST to USPS there are 7,291 target images, and 6,000 steps show each of
+them 13 times.  Explored on seed 0 with the labels of target training images, and with target test figures in view:
+
+- `calibrator taught` names more of the training images rightly than its teacher did, and on test images stays more than
+  two points behind that; USPS's test images are the harder ones, for the bound, too.
+- Shown images that are magnified and slanted a little at every step it names as many training images rightly and more
+  test images.  The row `calibrator taught shaken` has the first setting of that which was tried, and 10,000 steps, more
+  than were tried, because no image comes twice.
+- Surveys that rely less on neighbours once the calibrator is good have more right labels, by half a point, and the
+  student was no better for it.
 
 Tried on CamVid: dusk is half as bright as day, more than epsilon 0.1 can make up for.  With epsilon 0.35 day lost a
 third of its right pixels while the validators saw nothing gained, so that the identity was kept; a higher learning
