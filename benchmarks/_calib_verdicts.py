@@ -15,11 +15,12 @@ SOURCE_FLOOR, SOURCE_GOAL = -1.0, -0.5
 FLOOR_SECONDS, SEEDS = 20 * 60, 3
 METHOD, LONGER = "calibrator", "calibrator 1000 steps"
 # Taught calibrator: its teacher alone, and what that needs at test time.
+ASKED_AROUND = ("neighbours", "four passes of the classifier an image and the target's images")
 TAUGHT = {
     "calibrator views": ("surest view", "eight passes of the classifier an image"),
-    "calibrator neighbours": ("neighbours", "four passes of the classifier an image and the target's images"),
-    "calibrator taught": ("neighbours", "four passes of the classifier an image and the target's images"),
-    "calibrator taught shaken": ("neighbours", "four passes of the classifier an image and the target's images"),
+    "calibrator neighbours": ASKED_AROUND,
+    "calibrator taught": ASKED_AROUND,
+    "calibrator taught shaken": ASKED_AROUND,
 }
 
 
