@@ -24,11 +24,11 @@ that its "before" is of a classifier of its own.  Its source figures are of sour
 `calibrator full schedule` is the preset of the pair, the paper's constants, with a classifier of its own, too.
 
 The rows `calibrator views`, `surest view`, `calibrator translated` and, from USPS to MNIST, `neighbours` and, from
-MNIST to USPS, `calibrator neighbours` came later, on another machine: the same recipe and seed gave there a classifier
-that differs from the other rows' by rounding (up to a point or so on the target), so that each row's "before" is its
-own.  On a third machine, all from the same classifiers there, came from USPS to MNIST `calibrator neighbours`, its cheap
-bodies `lowres` and `folded` and `calibrator taught`, and from MNIST to USPS `calibrator taught`, `calibrator taught
-shaken` and `neighbours`.  Views and neighbours are not the paper's method: [the
+MNIST to USPS, `calibrator neighbours` came later, on another machine: the same recipe and seed gave there a
+classifier that differs from the other rows' by rounding (up to a point or so on the target), so that each row's
+"before" is its own.  On a third machine, all from the same classifiers there, came from USPS to MNIST `calibrator
+neighbours`, its cheap bodies `lowres` and `folded` and `calibrator taught`, and from MNIST to USPS `calibrator
+taught`, `calibrator taught shaken` and `neighbours`.  Views and neighbours are not the paper's method: [the
 explanation](../explanation/calib.md) says what they are, and [what `calibrator taught` and `calibrator taught shaken`
 are](../explanation/calib.md#without-the-game), which have no critics.  The views of the row `calibrator views` were
 drawn step by step; since then they are drawn image by image, so that two processes see what one sees: the same
