@@ -103,8 +103,8 @@ them 13 times.  Explored on seed 0 with the labels of target training images, an
 - Shown images that are magnified and slanted a little at every step it names as many training images rightly and more
   test images.  The row `calibrator taught shaken` has the first setting of that which was tried, and 10,000 steps, more
   than were tried, because no image comes twice.
-- Surveys that rely less on neighbours once the calibrator is good have more right labels, by half a point, and the
-  student was no better for it.
+- Surveys that rely less on neighbours once the calibrator is good have more right labels, and the student was no better
+  for it.
 
 Tried on CamVid: dusk is half as bright as day, more than epsilon 0.1 can make up for.  With epsilon 0.35 day lost a
 third of its right pixels while the validators saw nothing gained, so that the identity was kept; a higher learning

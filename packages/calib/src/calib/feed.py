@@ -58,11 +58,10 @@ class Feed:
     @torch.no_grad()
     def fill_tables(self, images: int) -> None:
         """Compute the clean features of every domain of which `images` images show each at least once."""
-        for number, (domain, asked) in enumerate(zip(self.domains, self.asked, strict=True)):
+        # Shaken images are new ones at every turn.
+        wanted = (self.asked[0], self.asked[1] and not self.shake)
+        for number, (domain, asked) in enumerate(zip(self.domains, wanted, strict=True)):
             if self.features is None or domain.dataset is None or images < domain.size or not asked:
-                continue
-            # Shaken images are new ones at every turn.
-            if number == 1 and self.shake:
                 continue
             parts: list[Tensor] = []
             for pixels in domain.all_images(VALIDATION_BATCH):
