@@ -100,6 +100,7 @@ ROWS: dict[str, tuple[int, dict[str, Any] | str]] = {
     "Deep CORAL": (1, "deep_coral"),
     "calibrator constant": (1, {"body": "constant"}),
     "calibrator translated": (1, {}),
+    "calibrator translated taught": (1, {**SHAKEN, "steps": TAUGHT["steps"]}),
     "calibrator released": (1, {"mode": "released", "compat": "released", "selection": "last"}),
     "calibrator full schedule": (2, {}),
     "calibrator taught with critics": (3, {**TAUGHT, "loss": NEIGHBOURS["loss"]}),
@@ -110,13 +111,21 @@ ROWS: dict[str, tuple[int, dict[str, Any] | str]] = {
 }
 # Of its configurations, in units of the value range.
 RELEASED_EPSILON = {"usps-mnist": 0.45, "mnist-usps": 0.2}
-# Its source images are a CycleGAN's, one for all seeds (`calib translate`).
-TRANSLATED = "calibrator translated"
+# Rows whose source images are a CycleGAN's, one for all seeds, and its settings beside the preset "digits" of
+# `calib translate`: as in the paper, and of images that stand as the target's do.
+TRANSLATED: dict[str, dict[str, Any]] = {
+    "calibrator translated": {},
+    "calibrator translated taught": {"pose": True},
+}
 # The preset of the pair with the paper's constants: hours a seed.
 FULL_SCHEDULE = "calibrator full schedule"
 # Rows with a source classifier of their own, and what it is called: the paper's route trains it on the translations,
 # the preset for 250 or 300 epochs.
-CLASSIFIERS = {TRANSLATED: "classifier-translated", FULL_SCHEDULE: "classifier-full-schedule"}
+CLASSIFIERS = {
+    "calibrator translated": "classifier-translated",
+    "calibrator translated taught": "classifier-posed",
+    FULL_SCHEDULE: "classifier-full-schedule",
+}
 
 # Whom calib_to_90.py races.
 RACERS = (

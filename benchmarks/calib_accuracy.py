@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,8 @@ def run_cell(pair: str, row: str, seed: int, folder: Path) -> dict[str, Any]:
         "source": config.source.split("#")[-1],
         "target": config.target.split("#")[-1],
     }
-    if row == TRANSLATED:
-        translated, measured = translation(pair, config, domains, seed)
+    if row in TRANSLATED:
+        translated, measured = translation(pair, row, config, domains, seed)
         base |= measured
         config = config.model_copy(update={"translated": f"imagefolder:{translated}"})
         domains = open_domains(config)
@@ -168,8 +169,10 @@ def source_classifier(
     return kept / "classifier.safetensors"
 
 
-def translation(pair: str, config: AdaptConfig, domains: Any, seed: int) -> tuple[Path, dict[str, Any]]:
-    """The pair's source images in the target's style, made by the first that needs them, and what they cost.
+def translation(
+    pair: str, row: str, config: AdaptConfig, domains: Any, seed: int
+) -> tuple[Path, dict[str, Any]]:
+    """The pair's source images in the target's style, made by the first seed of the row, and what they cost.
 
     `translation_seconds` is of the CycleGAN's training.  `label_flips` is of source test images, by the classifier
     of this seed that was trained on the images as they are: it counts changed digits and strange styles alike.
@@ -179,14 +182,13 @@ def translation(pair: str, config: AdaptConfig, domains: Any, seed: int) -> tupl
     from calib.translate import train_translation
     from calib.translations import label_flips, load_translation, write_translations
 
-    kept = RUNS / pair / "translation"
+    kept = RUNS / pair / ("translation-posed" if TRANSLATED[row].get("pose") else "translation")
+    settings = replace(TRANSLATIONS["digits"], **TRANSLATED[row])
     kept.mkdir(parents=True, exist_ok=True)
     with open(kept.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         source, target = domains.source_train, domains.target_train
-        made = train_translation(
-            source, target, TRANSLATIONS["digits"], seed=0, out=kept, resume=True, device="cpu"
-        )
+        made = train_translation(source, target, settings, seed=0, out=kept, resume=True, device="cpu")
         # The tree of images appears as a whole or not at all.
         if not (kept / "train").exists():
             write_translations(load_translation(kept), source, kept)

@@ -16,6 +16,7 @@ from calib.cyclegan import (
     generator_loss,
     patch_critic,
 )
+from calib.pose import poses, poses_of
 from calib.translate import PRESETS, TranslateSettings, train_translation
 from calib.translations import (
     class_folder_names,
@@ -192,15 +193,16 @@ def test_a_run_is_a_function_of_the_seed_and_leaves_the_callers_generator(tmp_pa
     assert run(tmp_path / "c", seed=1)["cycle"] != run(tmp_path / "a", resume=True)["cycle"]
 
 
-def two_processes(out):
+def two_processes(out, pose):
     # A target of 12: batches of 4 that two share.
-    more = dataclasses.replace(TINY, steps=8)
+    more = dataclasses.replace(TINY, steps=8, pose=pose)
     return train_translation(SOURCE, domain(2, 130, 256, 12, 8), more, 0, out, True, device="cpu")
 
 
-def test_two_processes_equal_one(tmp_path):
-    one = two_processes(tmp_path / "one")
-    first, second = run_ranks(two_processes, 2, tmp_path / "two", timeout=120.0)
+@pytest.mark.parametrize("pose", [False, True])
+def test_two_processes_equal_one(pose, tmp_path):
+    one = two_processes(tmp_path / "one", pose)
+    first, second = run_ranks(two_processes, 2, tmp_path / "two", pose, timeout=120.0)
     # Old images are in play, or the pools would not be tested.
     assert TINY.pool < 8 * TINY.batch_size
     for name in one.keys() - {"seconds"}:
@@ -210,7 +212,7 @@ def test_two_processes_equal_one(tmp_path):
         a, b = (load_translation(tmp_path / run, name).generator for run in ("one", "two"))
         images = SOURCE.images.float() / 255
         assert (translate(a, images) - images).abs().max() > 1e-3
-        torch.testing.assert_close(translate(b, images), translate(a, images), rtol=0, atol=1e-5)
+        torch.testing.assert_close(translate(b, images), translate(a, images), rtol=0, atol=1e-4)
 
 
 def odd_batch(out):
@@ -224,9 +226,10 @@ def test_a_batch_that_two_cannot_share_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("kind", ["signal", "crash"])
-def test_stopped_and_resumed_equals_straight(kind, tmp_path, monkeypatch):
-    run(tmp_path / "straight")
+@pytest.mark.parametrize(("kind", "pose"), [("signal", False), ("signal", True), ("crash", False)])
+def test_stopped_and_resumed_equals_straight(kind, pose, tmp_path, monkeypatch):
+    settings = dataclasses.replace(TINY, pose=pose)
+    run(tmp_path / "straight", settings=settings)
     true_update, calls = training._update, []
 
     def update(players, optimizer, loss):
@@ -239,13 +242,13 @@ def test_stopped_and_resumed_equals_straight(kind, tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "_update", update)
     with pytest.raises(SystemExit if kind == "signal" else KeyboardInterrupt) as stopped:
-        run(tmp_path / "resumed")
+        run(tmp_path / "resumed", settings=settings)
     if kind == "signal":
         assert stopped.value.code == 143
     monkeypatch.undo()
     with pytest.raises(RunFolderError, match="unfinished run: resume it"):
-        run(tmp_path / "resumed")
-    run(tmp_path / "resumed", resume=True)
+        run(tmp_path / "resumed", settings=settings)
+    run(tmp_path / "resumed", resume=True, settings=settings)
     assert_equal_runs(tmp_path / "straight", tmp_path / "resumed")
 
 
@@ -321,6 +324,49 @@ def test_nothing_is_left_of_a_folder_that_could_not_be_written(translation, tmp_
     with pytest.raises(IndexError):
         write_translations(translation, Broken(SOURCE.images, SOURCE.labels), tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def bars(heights, count=12):
+    """White bars of these heights in turn on black, standing off the centre by turns."""
+    images = torch.zeros(count, 1, 16, 16, dtype=torch.uint8)
+    for i, image in enumerate(images):
+        half = heights[i % len(heights)] // 2
+        image[0, 8 - half : 8 + half, 7 + i % 2 : 9 + i % 2] = 255
+    return ArrayImages(images, torch.arange(count) % 3, ["a", "b", "c"])
+
+
+def test_with_pose_the_source_stands_as_the_target_in_training_and_in_what_is_written(tmp_path, monkeypatch):
+    source, target = bars([4]), bars([8, 10, 12])
+    seen = []
+    true = training.cycle_loss
+    monkeypatch.setattr(
+        training, "cycle_loss", lambda back, images: seen.append(images) or true(back, images)
+    )
+    settings = dataclasses.replace(TINY, size=16, steps=1, pose=True, learning_rate=1e-9)
+    run = tmp_path / "run"
+    train_translation(source, target, settings, 0, run, device="cpu")
+    wanted = poses_of(target, 16, 1)
+    # The first that a step compares with what came back are source images.
+    assert float(poses(seen[0]).height.min()) > 1.5 * float(poses_of(source, 16, 1).height.max())
+
+    translation = load_translation(run)
+    for have, want in zip(translation.poses, wanted, strict=True):
+        torch.testing.assert_close(have, want, rtol=0, atol=0)
+    assert load_translation(run, "back").poses is None
+    write_translations(translation, source, run)
+    opened = open_dataset(f"imagefolder:{run}", "train")
+    made = poses_of(opened, 16, 1)
+    assert float(made.height.min()) >= 0.95 * float(wanted.height.min())
+    assert float(made.height.max()) <= 1.1 * float(wanted.height.max())
+
+    # What a judge sees of the images as they are is not posed.
+    def low(images):
+        return torch.stack(
+            [torch.zeros(len(images)), 0.2 - poses(images).height, torch.full((len(images),), -9)], 1
+        )
+
+    ones = ArrayImages(source.images, torch.ones(len(source), dtype=torch.int64), ["a", "b", "c"])
+    assert label_flips(low, ones, translation) == {"before": 0.0, "after": 100.0}
 
 
 def test_class_folders_keep_the_order_of_the_classes():

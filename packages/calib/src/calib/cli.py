@@ -155,6 +155,11 @@ def translate(arguments: list[str]) -> int:
     parser.add_argument("--steps", type=int, metavar="N", help="default: the preset's")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="side of the images, a multiple of 4")
     parser.add_argument("--channels", type=int, choices=(1, 3), help="default: the preset's")
+    parser.add_argument(
+        "--pose",
+        action="store_true",
+        help="first magnify, slant and move the source's figures as the target's are; for one figure on an even ground",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on with the training in --out")
     parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the torchvision data sets")
@@ -177,7 +182,7 @@ def translate(arguments: list[str]) -> int:
 
     chosen = {name: getattr(given, name) for name in ("steps", "size", "channels")}
     changes: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
-    settings = replace(PRESETS[given.preset], **changes)
+    settings = replace(PRESETS[given.preset], **changes, pose=given.pose)
     if settings.steps < 1 or settings.size < 8 or settings.size % 4:
         raise ConfigError(
             f"steps={settings.steps}, size={settings.size}; give 1 or more, and a multiple of 4 from 8 on"

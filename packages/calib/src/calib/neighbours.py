@@ -20,6 +20,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from calib.pose import poses, reposing_grid
+
 SIDE = 16
 """Height and width of what is compared: coarse enough to forgive a stroke that lies a pixel aside."""
 
@@ -62,23 +64,14 @@ class Neighbours:
 def upright(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
     """The images centred and upright, to compare: mean over channels, 16 by 16 pixels, flat.
 
-    Mass is what differs from the median of the image, so that a dark figure on white counts as a white one on black.
-    The slant is the horizontal drift per height of the second moments, at most 1.  An image without mass stays.
+    Centre and slant are those of :func:`calib.pose.poses`, in which a dark figure on white counts as a white one on
+    black.  An image without a figure stays.
     """
-    gray = images.mean(1)
-    mass = (gray - gray.flatten(1).median(1).values[:, None, None]).abs()
-    mass = mass / mass.sum((1, 2), keepdim=True).clamp_min(1e-12)
-    height, width = gray.shape[1:]
-    y = (2 * torch.arange(height, device=images.device).to(images) + 1) / height - 1
-    x = (2 * torch.arange(width, device=images.device).to(images) + 1) / width - 1
-    across, down = (mass.sum(1) * x).sum(1), (mass.sum(2) * y).sum(1)
-    dx, dy = x[None, None, :] - across[:, None, None], y[None, :, None] - down[:, None, None]
-    spread = (mass * dy**2).sum((1, 2))
-    slant = ((mass * dx * dy).sum((1, 2)) / spread.clamp_min(1e-12)).clamp(-1, 1)
-    zero, one = torch.zeros_like(slant), torch.ones_like(slant)
-    rows = [torch.stack([one, slant, across], 1), torch.stack([zero, one, down], 1)]
-    grid = functional.affine_grid(torch.stack(rows, 1), [len(images), 1, height, width], align_corners=False)
-    seen = functional.grid_sample(gray[:, None], grid, padding_mode="border", align_corners=False)
+    gray = images.mean(1, keepdim=True)
+    have = poses(gray)
+    zero = torch.zeros_like(have.x)
+    grid = reposing_grid(have, have._replace(x=zero, y=zero, slant=zero), gray.shape)
+    seen = functional.grid_sample(gray, grid, padding_mode="border", align_corners=False)
     return functional.adaptive_avg_pool2d(seen, SIDE).flatten(1)
 
 

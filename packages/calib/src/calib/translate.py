@@ -11,7 +11,8 @@ tool's output in that layout of folders will do as well.
 
 What is known to go wrong: nothing in the losses keeps a digit the digit it was.  A generator may turn sevens into
 ones and undo it on the way back, the more so where the two domains hold classes in different shares; long training
-and critics that see whole images make it worse.  So measure :func:`calib.translations.label_flips` first.
+and critics that see whole images make it worse.  So measure :func:`calib.translations.label_flips` first.  Where the
+domains hold the same figures at other sizes and slants, `pose` brings the source there first (:mod:`calib.pose`).
 
 What a step sees is a pure function of (seed, step), so that a resumed training equals a straight one bit for bit.
 Processes of a torchrun share each batch, and all keep the same pools of old images: several learn what one does.
@@ -26,14 +27,14 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from safetensors.torch import save
 from shared_core.data.augment import to_float
 from shared_core.data.loader import KeyedDataset, make_loader
-from shared_core.data.preprocess import Preprocess
 from shared_core.data.sampling import Batches, shuffled_plan
 from shared_core.ops.gather import all_gather
 from shared_core.ops.gradients import average_gradients
 from shared_core.run import checkpoint
-from shared_core.run.atomic import read_json, write_json
+from shared_core.run.atomic import read_json, write_bytes, write_json
 from shared_core.run.config import ConfigError
 from shared_core.run.folder import RunFolder
 from shared_core.run.guard import FiniteGuard
@@ -46,6 +47,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from calib.cyclegan import ImagePool, critic_loss, cycle_loss, generator, generator_loss, patch_critic
+from calib.pose import PosedImages, fitting, poses_of
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class TranslateSettings:
 
     Images are scaled to `size` by `size` pixels and `channels` 1 or 3.  The learning rate falls
     linearly to 0 over the second half of the steps.  `critic_strided` is of :func:`calib.cyclegan.patch_critic`.
+    With `pose` the source's figures are first brought to sizes, slants and places of the target's; that is for one
+    figure on an even ground, as digits and signs are.
     The paper weighs cycles 10 and identity 5.  That holds generators that start at the identity there for hundreds
     of steps: every cycle is perfect as long as nothing changes.  So both are a tenth of it here.
     """
@@ -70,12 +74,21 @@ class TranslateSettings:
     cycle_weight: float = 1.0
     identity_weight: float = 0.5
     pool: int = 50
+    pose: bool = False
     log_every: int = 20
     checkpoint_every: int = 200
     workers: int = 0
 
     def __post_init__(self) -> None:
-        least = {"size": 8, "cycle_weight": 0, "identity_weight": 0, "pool": 0, "blocks": 0, "workers": 0}
+        least = {
+            "size": 8,
+            "cycle_weight": 0,
+            "identity_weight": 0,
+            "pool": 0,
+            "pose": 0,
+            "blocks": 0,
+            "workers": 0,
+        }
         for name, value in vars(self).items():
             if value < least.get(name, 0) or (value == 0 and name not in least):
                 raise ValueError(f"{name} is {value}; give {least.get(name, 'a number above 0')}")
@@ -118,8 +131,9 @@ def train_translation(
 ) -> dict[str, Any]:
     """Trains a CycleGAN between two data sets of uint8 images into the run folder `out`; returns its result.
 
-    Labels are not read.  The folder gets `generator.safetensors` (source to target), `back.safetensors`,
-    metrics.jsonl, checkpoints and result.json.  With `resume` an unfinished run goes on, a finished one is read.
+    Labels are not read.  The folder gets `generator.safetensors` (source to target), `back.safetensors`, with `pose`
+    `poses.safetensors` (of the target), metrics.jsonl, checkpoints and result.json.  With `resume` an unfinished run
+    goes on, a finished one is read.
 
     Raises ValueError for a folder or device that cannot be used, ConfigError for a batch that the processes cannot
     share evenly, NonFiniteError, and SystemExit 130 or 143, after saving, when a process was told to stop.
@@ -152,6 +166,9 @@ def _train(
     accelerator: Accelerator,
 ) -> dict[str, Any]:
     s, device, main = settings, accelerator.device, accelerator.is_main_process
+    like = poses_of(target, s.size, s.channels) if s.pose else None
+    if like is not None:
+        source = PosedImages(source, like, s.size, s.channels, seed)
 
     # nets: their first values depend on the seed alone
     with torch.random.fork_rng():
@@ -248,6 +265,8 @@ def _train(
     if main:
         save_weights(forth, folder.path / "generator.safetensors")
         save_weights(back, folder.path / "back.safetensors")
+        if like is not None:
+            write_bytes(folder.path / "poses.safetensors", save(like._asdict()))
         write_json(folder.result, result)
     accelerator.wait_for_everyone()
     return result
@@ -266,11 +285,6 @@ def _stream(
     while True:
         for images, *_ in loader:
             yield images
-
-
-def fitting(size: int, channels: int) -> Preprocess:
-    """Images of any size and 1 or 3 channels brought to `size` by `size` and `channels`, as bytes."""
-    return Preprocess(size, channels, (0.0,) * channels, (1.0,) * channels, crop=False)
 
 
 def _own(images: Tensor, accelerator: Accelerator) -> Tensor:

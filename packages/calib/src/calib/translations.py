@@ -16,6 +16,7 @@ import torch
 import yaml
 from jaxtyping import Float
 from PIL import Image
+from safetensors.torch import load_file
 from shared_core.data.augment import to_float
 from shared_core.data.labels import labels_of
 from shared_core.data.loader import KeyedDataset, test_loader
@@ -24,15 +25,19 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from calib.cyclegan import generator
-from calib.translate import fitting
+from calib.pose import PosedImages, Poses, fitting
 
 
 class Translation(NamedTuple):
-    """A trained generator, and the images that it takes: `size` by `size`, `channels` 1 or 3."""
+    """A trained generator, and the images that it takes: `size` by `size`, `channels` 1 or 3.
+
+    Where it was trained on images in the target's poses, those are `poses`, and images get one of them first.
+    """
 
     generator: nn.Module
     size: int
     channels: int
+    poses: Poses | None = None
 
 
 def load_translation(folder: str | os.PathLike[str], direction: str = "generator") -> Translation:
@@ -47,7 +52,11 @@ def load_translation(folder: str | os.PathLike[str], direction: str = "generator
     net = generator(values["channels"], values["width"], values["blocks"])
     read_weights(net, Path(folder) / f"{direction}.safetensors")
     net.eval().requires_grad_(False)
-    return Translation(net, values["size"], values["channels"])
+    like = None
+    # The way back starts at the target, whose poses are its own.
+    if values.get("pose") and direction == "generator":
+        like = Poses(**load_file(Path(folder) / "poses.safetensors"))
+    return Translation(net, values["size"], values["channels"], like)
 
 
 @torch.no_grad()
@@ -106,7 +115,8 @@ def label_flips(
     wrong = {"before": 0, "after": 0}
     total = 0
     with torch.no_grad():
-        plain = _fitted(translation, source)
+        fit = fitting(translation.size, translation.channels).fit
+        plain = _floats(KeyedDataset(source, 0, transform=fit))
         for (images, labels), (translated, _) in zip(plain, _translated(translation, source), strict=True):
             for name, x in (("before", images), ("after", translated)):
                 answers = predict(x).argmax(1).to(labels.device)
@@ -128,16 +138,21 @@ def class_folder_names(class_names: list[str]) -> list[str]:
     return [f"{number:0{digits}d}" for number in range(len(class_names))]
 
 
-def _fitted(translation: Translation, source: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
-    fit = fitting(translation.size, translation.channels).fit
-    for images, labels in test_loader(KeyedDataset(source, 0, transform=fit), 250):
-        yield to_float(images), labels
-
-
 def _translated(translation: Translation, source: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
+    size, channels, like = translation.size, translation.channels, translation.poses
     device = next(translation.generator.parameters()).device
-    for images, labels in _fitted(translation, source):
+    posed = (
+        KeyedDataset(source, 0, transform=fitting(size, channels).fit)
+        if like is None
+        else PosedImages(source, like, size, channels, seed=0)
+    )
+    for images, labels in _floats(posed):
         yield translate(translation.generator, images.to(device)).to(images.device), labels
+
+
+def _floats(dataset: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
+    for images, labels in test_loader(dataset, 250):
+        yield to_float(images), labels
 
 
 def _class_names(source: Dataset) -> list[str]:
