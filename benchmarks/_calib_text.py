@@ -23,12 +23,12 @@ puts the source's training images into the target's style, and classifier and ca
 that its "before" is of a classifier of its own.  Its source figures are of source test images as they are.  The row
 `calibrator full schedule` is the preset of the pair, the paper's constants, with a classifier of its own, too.
 
-The rows `calibrator views`, `surest view`, `calibrator translated` and, from USPS to MNIST, `neighbours` and, from
-MNIST to USPS, `calibrator neighbours` came later, on another machine: the same recipe and seed gave there a
-classifier that differs from the other rows' by rounding (up to a point or so on the target), so that each row's
-"before" is its own.  On a third machine, all from the same classifiers there, came from USPS to MNIST `calibrator
-neighbours`, its cheap bodies `lowres` and `folded` and `calibrator taught`, and from MNIST to USPS `calibrator
-taught`, `calibrator taught shaken` and `neighbours`.  Views and neighbours are not the paper's method: [the
+The rows `calibrator views`, `surest view`, `calibrator translated` and, from USPS to MNIST, `neighbours` came later, on
+another machine: the same recipe and seed gave there a classifier that differs from the other rows' by rounding (up to a
+point or so on the target), so that each row's "before" is its own.  On a third machine, all from the same classifiers
+there, came `calibrator neighbours` and its cheap bodies `lowres` and `folded`, `calibrator taught`, `calibrator taught
+shaken`, CamVid and, from MNIST to USPS, `neighbours`; there, too, from classifiers of its own, `calibrator translated
+taught`.  Views and neighbours are not the paper's method: [the
 explanation](../explanation/calib.md) says what they are, and [what `calibrator taught` and `calibrator taught shaken`
 are](../explanation/calib.md#without-the-game), which have no critics.  The views of the row `calibrator views` were
 drawn step by step; since then they are drawn image by image, so that two processes see what one sees: the same
@@ -108,9 +108,9 @@ them 13 times.  Explored on seed 0 with the labels of target training images, an
 
 Tried on CamVid: dusk is half as bright as day, more than epsilon 0.1 can make up for.  With epsilon 0.35 day lost a
 third of its right pixels while the validators saw nothing gained, so that the identity was kept; a higher learning
-rate cost day 3 to 10 points.  The gain of the table's setting is within chance, and day loses more than a point on two
-seeds: the claim for segmentation is **not shown** here.  The preset `camvid-day-dusk` takes twice the steps at a
-higher rate and a source weight of 1; the row's settings are in `benchmarks/_calib_plan.py`.
+rate cost day 3 to 10 points.  What the table's setting changes on dusk is within chance, and day loses more than a
+point on two seeds: the claim for segmentation is **not shown** here.  The preset `camvid-day-dusk` takes twice the
+steps at a higher rate and a source weight of 1; the row's settings are in `benchmarks/_calib_plan.py`.
 """
 
 NOTES = {
