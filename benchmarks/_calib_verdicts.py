@@ -140,6 +140,8 @@ def _goals(pair: str, rows: list[Row]) -> list[str]:
             f"source at most {-SOURCE_GOAL:g} lower ({change:+.2f})": change >= SOURCE_GOAL,
         }
         picked = f", the best of {len(able)} such rows, picked by these test figures" if len(able) > 1 else ""
+        if len(best["seeds"]) < SEEDS:
+            picked += f", on {len(best['seeds'])} of {SEEDS} seeds"
         lines.append(f"Goal, {name}, by `{best['method']}`{picked}: {_judged(tests)}.")
     return lines
 

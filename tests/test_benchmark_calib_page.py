@@ -97,6 +97,16 @@ def test_goal_takes_the_best_calibrator_that_keeps_the_classifier_and_says_that_
     assert "Goal, translated images, by `calibrator translated`: 98.3 (98.50) reached" in text
 
 
+def test_a_goal_that_was_reached_on_fewer_seeds_says_on_how_many(tmp_path):
+    whole = row("calibrator", (97.0, 97.5, 98.0))
+    first = {name: whole[name][:1] for name in ("seeds", "source_before", "target_before")}
+    one = row("calibrator translated", (99.0,), (97.0,), **first)
+    text = page(tmp_path, [whole, one])
+    assert (
+        "Goal, translated images, by `calibrator translated`, on 1 of 3 seeds: 98.3 (99.00) reached" in text
+    )
+
+
 def test_a_drifted_classifier_is_compared_with_the_one_before_the_drift(tmp_path):
     drifted = row(
         "calibrator released",
@@ -271,6 +281,7 @@ def test_further_scores_and_translations_are_shown_where_cells_kept_them(tmp_pat
     text = page(tmp_path, [row("calibrator translated", (85.0, 87.0, 89.0), **own)])
     assert "its CycleGAN was trained in 612 s" in text
     assert "their label 3.00 (1.00) %, and of their translations 32.00 (2.00) %" in text
+    assert "knows only translations names otherwise 3.50 (1.00) % of those images as they are" in text
 
 
 def test_a_full_schedule_that_was_not_run_is_called_that_pair_by_pair(tmp_path):
