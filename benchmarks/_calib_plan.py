@@ -115,7 +115,7 @@ RELEASED_EPSILON = {"usps-mnist": 0.45, "mnist-usps": 0.2}
 # `calib translate`: as in the paper, and of images that stand as the target's do.
 TRANSLATED: dict[str, dict[str, Any]] = {
     "calibrator translated": {},
-    "calibrator translated taught": {"pose": True},
+    "calibrator translated taught": {"pose": True, "channels": 1},
 }
 # The preset of the pair with the paper's constants: hours a seed.
 FULL_SCHEDULE = "calibrator full schedule"

@@ -259,6 +259,8 @@ def test_translate_writes_a_folder_that_adapt_takes(
     assert "wrote 64 images" in shown
     assert re.search(r"named otherwise than their label: [\d.]+ % before, [\d.]+ % after", shown)
     assert len(list((out / "train").glob("*/*.png"))) == 64
+    assert f"open {out / 'report.html'}" in shown
+    assert re.search(r"<dt>named otherwise, after</dt><dd>[\d.]+ %</dd>", (out / "report.html").read_text())
     assert main(["translate", *flags]) == 2
     assert "holds a finished run" in capsys.readouterr().err
     flags = ["--config", str(config), "--translated", f"imagefolder:{out}", "--steps", "2"]

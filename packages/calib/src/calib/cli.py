@@ -176,6 +176,7 @@ def translate(arguments: list[str]) -> int:
 
     from calib.config import AdaptConfig
     from calib.data import open_domain
+    from calib.report_translation import report_translation
     from calib.trained import cell_folders, open_trained
     from calib.translate import PRESETS, train_translation
     from calib.translations import label_flips, load_translation, write_translations
@@ -199,12 +200,15 @@ def translate(arguments: list[str]) -> int:
                 translation = load_translation(given.out)
                 count = write_translations(translation, source, given.out)
                 print(f"wrote {count} images: calib adapt --translated imagefolder:{given.out} ...")
+                flips = None
                 if judge is not None:
                     flips = label_flips(judge, source, translation)
                     print(
                         f"named otherwise than their label: {flips['before']:.2f} % before, "
                         f"{flips['after']:.2f} % after (a changed digit or a strange style)"
                     )
+                title = f"{given.source} in the style of {given.target}"
+                print(f"open {report_translation(given.out, source, target, title, flips)}")
         leave()
     return int(bool(failed))
 

@@ -12,6 +12,8 @@ from shared_core.run.axes import class_ticks, legend_beside, plain_axes, side_by
 INK, QUIET, BEFORE, AFTER = "#22262b", "#8b9199", "#c0603a", "#2b5f75"
 COLOURS = (AFTER, BEFORE, "#7a9a3c", "#8a6bb0", "#c49a2c", "#4f9ea0", "#b05b86", "#6b7078")
 CRITIC_GUESS = 4 * math.log(4)
+# Least squares of a critic that says 1/2 of everything, real and made.
+PATCH_GUESS = 1 / 4
 Values = Any
 
 
@@ -86,6 +88,20 @@ def losses(steps: Values, critics: Mapping[str, Values], calibrator: Mapping[str
         place = {"xytext": (2, 3), "textcoords": "offset points"}
         panels[0].annotate("guessing", (0, CRITIC_GUESS), **place, fontsize=8, color=QUIET)
     panels[0].set_ylabel("cross-entropy")
+    return figure
+
+
+def translation_losses(steps: Values, sides: Mapping[str, Mapping[str, Values]]) -> Figure:
+    """A panel for each side of a CycleGAN, critics first, with what critics lose that cannot tell."""
+    figure, panels = side_by_side(len(sides), 7.6, 2.9)
+    for axes, (title, lines) in zip(panels, sides.items(), strict=True):
+        for number, (name, values) in enumerate(lines.items()):
+            axes.plot(steps, values, color=COLOURS[number], linewidth=1.4, label=name)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("step")
+        axes.legend(frameon=False, fontsize=8)
+    panels[0].axhline(PATCH_GUESS, color=QUIET, linewidth=1, linestyle="--")
+    panels[0].set_ylabel("loss")
     return figure
 
 

@@ -82,7 +82,7 @@ def write_translations(translation: Translation, source: Dataset, out: str | os.
     if target.exists():
         raise ValueError(f"{target} is there already: choose another folder, or delete it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    names = class_folder_names(_class_names(source))
+    names = class_folder_names(class_names_of(source))
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".train-"))
     count = 0
     try:
@@ -155,7 +155,8 @@ def _floats(dataset: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
         yield to_float(images), labels
 
 
-def _class_names(source: Dataset) -> list[str]:
+def class_names_of(source: Dataset) -> list[str]:
+    """The names of its classes; numbers where it has none."""
     names = getattr(source, "class_names", None)
     if names is None:
         return [str(label) for label in range(int(labels_of(cast(Any, source)).max()) + 1)]
