@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from calib.pose import FARTHEST, PosedImages, Poses, poses, poses_of, reposed
+from calib.pose import FARTHEST, PosedImages, Poses, grounds, poses, poses_of, reposed
 from shared_core.data.arrays import ArrayImages
 from torch.utils.data import Subset
 
@@ -97,6 +97,17 @@ def test_values_stay_within_those_of_the_image_and_beyond_it_is_its_ground():
     for was, now in zip(images, made, strict=True):
         assert was.min() <= now.min() <= now.max() <= was.max()
     assert torch.allclose(made[:, :, 0, 0], torch.full((3, 1), 0.3), atol=0.02)
+
+
+def test_the_ground_is_the_commonest_value_beside_the_figure():
+    # A broad square with soft edges: more ink than ground, and most pixels of all are ink.
+    image = torch.zeros(1, 1, 32, 32)
+    image[..., 2:-2, 2:-2], image[..., 4:-4, 4:-4] = 0.4, 1.0
+    assert float(image.median()) == 1.0
+    assert grounds(image).tolist() == [[0.0]]
+    both = torch.cat([image, 1 - image], 1)
+    assert grounds(both).tolist() == [[0.0, 1.0]]
+    assert grounds(torch.full((1, 2, 8, 8), 8 / 31)).tolist() == [[pytest.approx(8 / 31)] * 2]
 
 
 def test_flat_images_stay_and_a_speck_is_magnified_no_further_than_stated():

@@ -34,6 +34,8 @@ POSE = 12
 """Whose random numbers: the last part of a :class:`shared_core.data.sampling.Key`."""
 FARTHEST = 4.0
 """No image is magnified or shrunk further: the height of a speck says nothing."""
+LEVELS = 32
+"""Of values, when the commonest is sought."""
 
 
 class Poses(NamedTuple):
@@ -84,14 +86,31 @@ def reposed(
 ) -> Float[Tensor, "batch channels height width"]:
     """The images, in [0, 1], with their figures in the wanted poses; values stay within those of each image.
 
-    What lies beyond the border is as most of the image: a figure that is cut off there does not go on.
+    What lies beyond the border is ground: a figure that is cut off there does not go on.
     """
-    # The commonest of 32 values and not the median: broad figures fill more than half of their frame.
-    ground = (31 * images.flatten(2)).round().mode(2).values[:, :, None, None] / 31
+    ground = grounds(images)[:, :, None, None]
     grid = reposing_grid(poses(images), want, images.shape)
     seen = functional.grid_sample(images - ground, grid, padding_mode="zeros", align_corners=False) + ground
     # Interpolation rounds; a hair outside of the value range would be refused.
     return seen.clamp(images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True))
+
+
+def grounds(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels"]:
+    """The value on which the figure of each image in [0, 1] stands, to the nearest of 32.
+
+    The commonest of those that are dark, or bright, as the corners of the image are: the median is too near to a
+    broad figure with soft edges, and of all values the commonest may be that of its ink.
+    """
+    values = images.flatten(2)
+    middle = (values.amin(2, keepdim=True) + values.amax(2, keepdim=True)) / 2
+    rows, columns = (max(1, side // 8) for side in images.shape[2:])
+    edges = torch.cat([images[:, :, :rows], images[:, :, -rows:]], 2)
+    corners = torch.cat([edges[..., :columns], edges[..., -columns:]], 3).flatten(2)
+    dark = corners.median(2, keepdim=True).values <= middle
+    counted = ((values <= middle) == dark).to(values)
+    counts = values.new_zeros(*values.shape[:2], LEVELS)
+    counts.scatter_add_(2, ((LEVELS - 1) * values).round().long(), counted)
+    return counts.argmax(2) / (LEVELS - 1)
 
 
 def poses_of(dataset: Dataset, size: int, channels: int) -> Poses:
