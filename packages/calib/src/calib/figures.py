@@ -75,14 +75,8 @@ def confusion(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) ->
 
 def losses(steps: Values, critics: Mapping[str, Values], calibrator: Mapping[str, Values]) -> Figure:
     """The critics' losses, if any, with what guessing costs them, and the calibrator's, over steps."""
-    sides = [side for side in ((critics, "critics"), (calibrator, "calibrator")) if side[0]]
-    figure, panels = side_by_side(len(sides), 7.6, 2.9)
-    for axes, (lines, title) in zip(panels, sides, strict=True):
-        for number, (name, values) in enumerate(lines.items()):
-            axes.plot(steps, values, color=COLOURS[number], linewidth=1.4, label=name)
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("step")
-        axes.legend(frameon=False, fontsize=8)
+    sides = {"critics": critics, "calibrator": calibrator}
+    figure, panels = _curves(steps, {title: lines for title, lines in sides.items() if lines})
     if critics:
         panels[0].axhline(CRITIC_GUESS, color=QUIET, linewidth=1, linestyle="--")
         place = {"xytext": (2, 3), "textcoords": "offset points"}
@@ -93,6 +87,14 @@ def losses(steps: Values, critics: Mapping[str, Values], calibrator: Mapping[str
 
 def translation_losses(steps: Values, sides: Mapping[str, Mapping[str, Values]]) -> Figure:
     """A panel for each side of a CycleGAN, critics first, with what critics lose that cannot tell."""
+    figure, panels = _curves(steps, sides)
+    panels[0].axhline(PATCH_GUESS, color=QUIET, linewidth=1, linestyle="--")
+    panels[0].set_ylabel("loss")
+    return figure
+
+
+def _curves(steps: Values, sides: Mapping[str, Mapping[str, Values]]) -> tuple[Figure, Sequence[Any]]:
+    """A panel for each side of a game, a named line for each of its losses."""
     figure, panels = side_by_side(len(sides), 7.6, 2.9)
     for axes, (title, lines) in zip(panels, sides.items(), strict=True):
         for number, (name, values) in enumerate(lines.items()):
@@ -100,9 +102,7 @@ def translation_losses(steps: Values, sides: Mapping[str, Mapping[str, Values]])
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step")
         axes.legend(frameon=False, fontsize=8)
-    panels[0].axhline(PATCH_GUESS, color=QUIET, linewidth=1, linestyle="--")
-    panels[0].set_ylabel("loss")
-    return figure
+    return figure, panels
 
 
 def validators(seeds: Sequence[Mapping[str, Any]]) -> Figure:

@@ -54,7 +54,7 @@ def pictures(trained: Trained, samples: Mapping[str, Shown]) -> list[Markup]:
 
 
 def _strips(trained: Trained, shown: Shown, places: Tensor, most: int) -> list[Markup]:
-    places = places[_evenly(len(places), most)]
+    places = places[evenly(len(places), most)]
     largest = _largest(shown, places)
     strips, captions = [], []
     for place in places.tolist():
@@ -78,7 +78,7 @@ def _segmented(trained: Trained, samples: Mapping[str, Shown]) -> list[Markup]:
         figure(figures.colour_key(trained.class_names, colours), "Classes of the label maps."),
     ]
     for domain, shown in samples.items():
-        places = _evenly(len(shown.pixels), 4)
+        places = evenly(len(shown.pixels), 4)
         largest = _largest(shown, places)
         strips = []
         for place in places.tolist():
@@ -148,7 +148,8 @@ def _mean_per_class(evaluations: Sequence[dict[str, Any]], name: str) -> np.ndar
     return np.where(counts > 0, np.nansum(values, 0) / counts.clip(1), np.nan)
 
 
-def _evenly(count: int, most: int) -> Tensor:
+def evenly(count: int, most: int) -> Tensor:
+    """At most `most` of `count` places, from the first to the last."""
     return torch.linspace(0, max(count - 1, 0), min(most, count)).round().long()
 
 

@@ -26,8 +26,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from calib import figures
-from calib.pose import PosedImages, fitting
-from calib.translations import Translation, class_names_of, load_translation, translate
+from calib.pose import fitting
+from calib.report_images import evenly
+from calib.translations import Translation, class_names_of, load_translation, prepared, translate
 
 SHOWN = 24
 
@@ -51,22 +52,20 @@ def report_translation(
 
 def _pictures(translation: Translation, source: Dataset, target: Dataset) -> list[Markup]:
     fit, names = fitting(translation.size, translation.channels).fit, class_names_of(source)
-    posed = None
-    if translation.poses is not None:
-        posed = PosedImages(source, translation.poses, translation.size, translation.channels, seed=0)
+    given, posed = cast(Any, prepared(translation, source)), translation.poses is not None
     strips, captions = [], []
-    for place in _evenly(source):
-        image, label = cast(Any, source)[place]
-        stages = [fit(image)] if posed is None else [fit(image), posed[place][0]]
-        made = translate(translation.generator, to_float(stages[-1])[None])[0]
-        strips.append(_picture(*stages, (made * 255).round().to(torch.uint8)))
-        captions.append(names[int(label)])
-    middle = "" if posed is None else "in the pose of a target image, "
+    for place in _places(source):
+        image, label = given[place]
+        before = [fit(cast(Any, source)[place][0])] if posed else []
+        made = translate(translation.generator, to_float(image)[None])[0]
+        strips.append(_picture(*before, image, (made * 255).round().to(torch.uint8)))
+        captions.append(names[label])
+    middle = "in the pose of a target image, " if posed else ""
     words = (
         f"From top to bottom: as it came, {middle}translated. Below: its label, which the translation keeps. "
         "Look whether it is still true: nothing in the training makes sure of that."
     )
-    others = [_picture(fit(cast(Any, target)[place][0])) for place in _evenly(target)]
+    others = [_picture(fit(cast(Any, target)[place][0])) for place in _places(target)]
     return [
         heading("Images before and after"),
         text(words),
@@ -98,9 +97,8 @@ def _training(run: Path) -> list[Markup]:
     return [heading("Training"), figure(figures.translation_losses(steps, curves), caption)]
 
 
-def _evenly(dataset: Dataset) -> list[int]:
-    size = len(cast(Sized, dataset))
-    return torch.linspace(0, size - 1, min(SHOWN, size)).round().long().tolist()
+def _places(dataset: Dataset) -> list[int]:
+    return evenly(len(cast(Sized, dataset)), SHOWN).tolist()
 
 
 def _picture(*stages: UInt8[Tensor, "channels height width"]) -> UInt8[np.ndarray, "rows width channels"]:

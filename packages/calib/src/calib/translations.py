@@ -19,7 +19,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from shared_core.data.augment import to_float
 from shared_core.data.labels import labels_of
-from shared_core.data.loader import KeyedDataset, test_loader
+from shared_core.data.loader import test_loader
+from shared_core.data.preprocess import Fitted
 from shared_core.run.weights import read_weights
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -115,8 +116,7 @@ def label_flips(
     wrong = {"before": 0, "after": 0}
     total = 0
     with torch.no_grad():
-        fit = fitting(translation.size, translation.channels).fit
-        plain = _floats(KeyedDataset(source, 0, transform=fit))
+        plain = _floats(Fitted(source, fitting(translation.size, translation.channels)))
         for (images, labels), (translated, _) in zip(plain, _translated(translation, source), strict=True):
             for name, x in (("before", images), ("after", translated)):
                 answers = predict(x).argmax(1).to(labels.device)
@@ -138,15 +138,17 @@ def class_folder_names(class_names: list[str]) -> list[str]:
     return [f"{number:0{digits}d}" for number in range(len(class_names))]
 
 
-def _translated(translation: Translation, source: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
+def prepared(translation: Translation, source: Dataset) -> Dataset:
+    """The images as the generator takes them, uint8: at its size, and in the target's poses if it learned from such."""
     size, channels, like = translation.size, translation.channels, translation.poses
+    if like is None:
+        return Fitted(source, fitting(size, channels))
+    return PosedImages(source, like, size, channels, seed=0)
+
+
+def _translated(translation: Translation, source: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
     device = next(translation.generator.parameters()).device
-    posed = (
-        KeyedDataset(source, 0, transform=fitting(size, channels).fit)
-        if like is None
-        else PosedImages(source, like, size, channels, seed=0)
-    )
-    for images, labels in _floats(posed):
+    for images, labels in _floats(prepared(translation, source)):
         yield translate(translation.generator, images.to(device)).to(images.device), labels
 
 
