@@ -25,9 +25,9 @@ which such a classifier has not learned from.  `calibrator translated taught` is
 stand as the target's do](../explanation/calib.md#poses-what-a-cyclegan-cannot-do), and a calibrator as in `calibrator
 taught shaken`, with 6,000 steps; neither is the paper's.  What is measured of it is of its first form, one seed:
 translations were in colour, in which the CycleGAN drew coloured specks along an edge from MNIST to USPS, and what
-came in from beyond the frame was as the median of the image, grey around broad digits.  Both are mended since, and
-not measured yet.  The row `calibrator full schedule` is the preset of the pair, the paper's constants, with a
-classifier of its own, too.
+came in from beyond the frame was as the median of the image, grey around broad digits, whose poses were misjudged for
+the same reason.  All of it is mended since, and not measured yet.  The row `calibrator full schedule` is the preset
+of the pair, the paper's constants, with a classifier of its own, too.
 
 The rows `calibrator views`, `surest view`, `calibrator translated` and, from USPS to MNIST, `neighbours` came later, on
 another machine: the same recipe and seed gave there a classifier that differs from the other rows' by rounding (up to a
@@ -116,10 +116,10 @@ them 13 times.  Explored on seed 0 with the labels of target training images, an
 others), so that USPS's translations stay as large and upright as they were, and from those the row `calibrator
 translated` has little.  Explored on seed 0 with the labels of 10,000 target *training* images, by scratch runs: a
 classifier that is trained on USPS images brought to the heights and centres of MNIST's is far better on MNIST, and
-with MNIST's slants, too, it misses one digit in twenty-five; what the CycleGAN adds to that was not to be seen.
+with MNIST's slants, too, about as good as the row's is; what the CycleGAN adds to that was not to be seen.
 Breadths as well brought nothing, nor did four poses of each image in as many steps.  From MNIST to USPS it is alike.
 Where the rest is lost, from USPS to MNIST: the teacher is hardly better than such a classifier.  The views of an image
-say a little less than the image itself, and agreement among neighbours adds a few tenths of a point to either; so the
+say a little less than the image itself, and agreement among neighbours adds little to either; so the
 calibrator, which can come to know what its teacher knows, has little to learn.
 
 Tried on CamVid: dusk is half as bright as day, more than epsilon 0.1 can make up for.  With epsilon 0.35 day lost a

@@ -86,7 +86,8 @@ def test_a_figure_brought_into_a_pose_has_it(wanted, dark):
 
 def test_its_own_pose_gives_the_image_back():
     images = torch.rand(3, 3, 12, 10, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(reposed(images, poses(images)), images, rtol=0, atol=1e-5)
+    own = poses(images, grounds(images))
+    torch.testing.assert_close(reposed(images, own), images, rtol=0, atol=1e-5)
 
 
 def test_values_stay_within_those_of_the_image_and_beyond_it_is_its_ground():
@@ -107,7 +108,14 @@ def test_the_ground_is_the_commonest_value_beside_the_figure():
     assert grounds(image).tolist() == [[0.0]]
     both = torch.cat([image, 1 - image], 1)
     assert grounds(both).tolist() == [[0.0, 1.0]]
-    assert grounds(torch.full((1, 2, 8, 8), 8 / 31)).tolist() == [[pytest.approx(8 / 31)] * 2]
+    assert grounds(torch.full((1, 2, 8, 8), 0.25)).tolist() == [[0.25, 0.25]]
+    # The pose on that ground is of the ink; beside the median it would be of the frame.
+    v = (2 * torch.arange(32) + 1) / 32 - 1
+    height = float(((image[0, 0].sum(1) * v**2).sum() / image.sum()).sqrt())
+    assert float(poses(image, grounds(image)).height) == pytest.approx(height, rel=1e-5)
+    assert float(poses(image).height) > 1.3 * height
+    with pytest.raises(ValueError, match=r"values run from 0 to 255; give images in \[0, 1\]"):
+        grounds(255 * image)
 
 
 def test_flat_images_stay_and_a_speck_is_magnified_no_further_than_stated():

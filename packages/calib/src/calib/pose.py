@@ -4,7 +4,7 @@ A convolution paints strokes otherwise; it does not magnify, slant or move a fig
 figures larger or more slanted, a CycleGAN learns to paint other figures instead.  So images can be brought there first,
 and the CycleGAN is left with the style.  With u across and v down, both from -1 to 1 over the frame:
 
-    m       how far a pixel differs from the median of its image, summing to 1
+    m       how far a pixel differs from the ground of its image, summing to 1
     x, y    sum m u, sum m v: the centre of mass
     height  sqrt(sum m (v - y)^2)
     slant   sum m (u - x) (v - y) / height^2
@@ -51,10 +51,17 @@ class Poses(NamedTuple):
         return type(self)(*(part[list(places)] for part in self))
 
 
-def poses(images: Float[Tensor, "batch channels height width"]) -> Poses:
-    """Where the figures of these images stand, channels taken together; an image without a figure has height 0."""
+def poses(
+    images: Float[Tensor, "batch channels height width"],
+    ground: Float[Tensor, "batch channels"] | None = None,
+) -> Poses:
+    """Where the figures of these images stand, channels taken together; an image without a figure has height 0.
+
+    `ground` is what they stand on, see :func:`grounds`; without it the median of each image, whatever its range.
+    """
     gray = images.mean(1)
-    mass = (gray - gray.flatten(1).median(1).values[:, None, None]).abs()
+    beside = gray.flatten(1).median(1).values if ground is None else ground.mean(1)
+    mass = (gray - beside[:, None, None]).abs()
     mass = mass / mass.sum((1, 2), keepdim=True).clamp_min(1e-12)
     height, width = gray.shape[1:]
     v = (2 * torch.arange(height, device=images.device).to(images) + 1) / height - 1
@@ -88,9 +95,11 @@ def reposed(
 
     What lies beyond the border is ground: a figure that is cut off there does not go on.
     """
-    ground = grounds(images)[:, :, None, None]
-    grid = reposing_grid(poses(images), want, images.shape)
-    seen = functional.grid_sample(images - ground, grid, padding_mode="zeros", align_corners=False) + ground
+    ground = grounds(images)
+    grid = reposing_grid(poses(images, ground), want, images.shape)
+    # Beyond the border `grid_sample` has zeros.
+    lifted = images - ground[:, :, None, None]
+    seen = functional.grid_sample(lifted, grid, align_corners=False) + ground[:, :, None, None]
     # Interpolation rounds; a hair outside of the value range would be refused.
     return seen.clamp(images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True))
 
@@ -99,8 +108,15 @@ def grounds(images: Float[Tensor, "batch channels height width"]) -> Float[Tenso
     """The value on which the figure of each image in [0, 1] stands, to the nearest of 32.
 
     The commonest of those that are dark, or bright, as the corners of the image are: the median is too near to a
-    broad figure with soft edges, and of all values the commonest may be that of its ink.
+    broad figure with soft edges, and of all values the commonest may be that of its ink.  An image of one value is
+    its own ground.
+
+    Raises ValueError for values outside of [0, 1].
     """
+    if images.numel() and not 0 <= float(images.min()) <= float(images.max()) <= 1:
+        raise ValueError(
+            f"values run from {float(images.min()):g} to {float(images.max()):g}; give images in [0, 1]"
+        )
     values = images.flatten(2)
     middle = (values.amin(2, keepdim=True) + values.amax(2, keepdim=True)) / 2
     rows, columns = (max(1, side // 8) for side in images.shape[2:])
@@ -110,13 +126,15 @@ def grounds(images: Float[Tensor, "batch channels height width"]) -> Float[Tenso
     counted = ((values <= middle) == dark).to(values)
     counts = values.new_zeros(*values.shape[:2], LEVELS)
     counts.scatter_add_(2, ((LEVELS - 1) * values).round().long(), counted)
-    return counts.argmax(2) / (LEVELS - 1)
+    found = counts.argmax(2) / (LEVELS - 1)
+    return torch.where(values.amin(2) == values.amax(2), values[:, :, 0], found)
 
 
 def poses_of(dataset: Dataset, size: int, channels: int) -> Poses:
     """Where the figures of a data set of uint8 images stand, at `size` by `size` pixels, in its order."""
     loader = test_loader(KeyedDataset(dataset, 0, transform=fitting(size, channels).fit), 250)
-    parts = [poses(to_float(images)) for images, *_ in loader]
+    batches = (to_float(images) for images, *_ in loader)
+    parts = [poses(images, grounds(images)) for images in batches]
     return Poses(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
