@@ -17,7 +17,7 @@ breadth follows its height, because breadth tells a one from a nought.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, UInt8
@@ -46,9 +46,9 @@ class Poses(NamedTuple):
     height: Float[Tensor, " images"]
     slant: Float[Tensor, " images"]
 
-    def at(self, places: Sequence[int]) -> Self:
+    def at(self, places: Sequence[int]) -> "Poses":
         """Those of the images at these places."""
-        return type(self)(*(part[list(places)] for part in self))
+        return Poses(*(part[list(places)] for part in self))
 
 
 def poses(
