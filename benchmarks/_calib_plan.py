@@ -75,6 +75,12 @@ TAUGHT: dict[str, Any] = {
 }
 # The same from images moved a little at every step, which are never seen twice, and so for longer.
 SHAKEN: dict[str, Any] = {**TAUGHT, "views": {**TAUGHT["views"], "shake": 0.15}, "steps": 10_000}
+# Of translations: a classifier that is nearly right from the start, so that answers can say who is near.
+TRANSLATED_TAUGHT: dict[str, Any] = {
+    **SHAKEN,
+    "neighbours": {**TAUGHT["neighbours"], "count": 5, "answers": 0.25, "restart": 0.1},
+    "steps": 6000,
+}
 # Row: the tier from which it is run, and what it changes; a string is a baseline of the same name.
 ROWS: dict[str, tuple[int, dict[str, Any] | str]] = {
     "calibrator": (1, {}),
@@ -100,7 +106,7 @@ ROWS: dict[str, tuple[int, dict[str, Any] | str]] = {
     "Deep CORAL": (1, "deep_coral"),
     "calibrator constant": (1, {"body": "constant"}),
     "calibrator translated": (1, {}),
-    "calibrator translated taught": (1, {**SHAKEN, "steps": TAUGHT["steps"]}),
+    "calibrator translated taught": (1, TRANSLATED_TAUGHT),
     "calibrator released": (1, {"mode": "released", "compat": "released", "selection": "last"}),
     "calibrator full schedule": (2, {}),
     "calibrator taught with critics": (3, {**TAUGHT, "loss": NEIGHBOURS["loss"]}),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from calib.neighbours import SIDE, Neighbours, agree, nearest, upright
+from calib.neighbours import SIDE, Neighbours, agree, looks_and_answers, nearest, upright
 from calib.views import look
 
 
@@ -59,6 +59,22 @@ def test_nearest_is_the_sorted_distance_without_the_image_itself():
     assert set(nearest(features, 4, features[9:10] + 1e-6)[0].tolist()) == {9, *found[9, :3].tolist()}
 
 
+def test_looks_and_answers_weigh_against_each_other_whatever_their_scale():
+    looks = torch.randn(30, 6, generator=generator(), dtype=torch.float64)
+    answers = torch.rand(30, 3, generator=generator(1), dtype=torch.float64)
+    answers /= answers.sum(1, keepdim=True)
+    found = looks_and_answers(100 * looks + 5, answers, 0.25)
+    assert torch.allclose(found, looks_and_answers(looks, answers, 0.25))
+    for part, variance in ((found[:, :6], 1.0), (found[:, 6:], 0.25**2)):
+        assert sum(float(column.var(correction=0)) for column in part.T) == pytest.approx(variance)
+    # Twice the distance between the roots is twice the distance here.
+    apart = (answers[:, None].sqrt() - answers[None, :].sqrt()).norm(dim=2)
+    ratio = torch.cdist(found[:, 6:], found[:, 6:])[apart > 0] / apart[apart > 0]
+    assert torch.allclose(ratio, ratio[0].expand_as(ratio))
+    alike = looks_and_answers(looks, answers[:1].expand(30, -1), 1.0)[:, 6:]
+    assert torch.equal(alike, alike[:1].expand(30, -1))
+
+
 def test_too_few_images_are_refused():
     with pytest.raises(ValueError, match="5 images have no 5 neighbours each"):
         nearest(torch.zeros(5, 2), 5)
@@ -108,6 +124,8 @@ def test_one_wrong_answer_among_neighbours_is_outvoted():
     [
         ({"count": -1}, "count must be 0 or more"),
         ({"every": 0}, "the others at least 1"),
+        ({"answers": -0.1}, "answers=-0.1; it must be 0 or more"),
+        ({"answers": float("nan")}, "answers=nan"),
         ({"restart": 0.0}, r"restart must be in \(0, 1\]"),
         ({"balance": 1.5}, r"balance in \[0, 1\]"),
         ({"threshold": 1.0}, r"threshold in \[0, 1\)"),

@@ -46,6 +46,25 @@ def test_neighbours_put_right_what_single_answers_get_wrong():
     assert torch.equal(taught[sure].argmax(1), labels[sure])
 
 
+def halves(images):
+    """Of four in a row the first two are one class, though the first and third look alike."""
+    first = torch.arange(len(images)) % 4 < 2
+    return torch.stack([0.05 + 0.9 * first, 0.95 - 0.9 * first], 1)
+
+
+def test_with_answers_neighbours_are_of_those_that_are_answered_alike():
+    found = survey(Neighbours(count=8, answers=10.0), answers=halves)
+    found.ask(0)
+    assert torch.equal((found.neighbours % 4 < 2), (torch.arange(60) % 4 < 2)[:, None].expand(60, 8))
+    alone = survey(Neighbours(count=8), answers=halves)
+    alone.ask(0)
+    assert torch.equal(alone.neighbours % 2, (torch.arange(60) % 2)[:, None].expand(60, 8))
+    # Another survey with the same answers finds the same neighbours, as a resumed run does.
+    other = survey(Neighbours(count=8, answers=10.0), answers=mistaken)
+    other.load_state_dict(found.state_dict())
+    assert torch.equal(other.neighbours, found.neighbours)
+
+
 def test_answers_of_surveys_are_averaged_and_the_state_comes_back():
     how = Neighbours(count=3)
     found = survey(how)

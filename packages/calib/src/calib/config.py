@@ -62,6 +62,7 @@ class NeighbourSettings(Config):
     """Whether images that look alike agree on what the views say; see calib.Neighbours, with the same defaults."""
 
     count: int = Field(0, ge=0, description="Nearest neighbours that agree; 0: each image by itself.")
+    answers: float = Field(0.0, ge=0, allow_inf_nan=False, description="Weight of answers in who is near.")
     restart: float = Field(0.2, gt=0, le=1)
     balance: float = Field(1.0, ge=0, le=1, description="1: classes are taken to be about equally frequent.")
     rounds: int = Field(10, ge=1)

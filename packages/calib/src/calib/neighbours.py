@@ -4,9 +4,12 @@ A teacher is wrong about single images more often than about whole neighbourhood
 called sevens, one that is called a nine is most likely a seven.  Labels are propagated along the nearest neighbours, as
 in label spreading (Zhou et al., 2004), from the answers of a teacher instead of a few true labels.  And a class that is
 hardly ever named is most likely overlooked: balance lets it grow, as class mass normalization does (Zhu et al., 2003).
+Images that are also spoken of alike are more often of one class than those that only look alike; where answers weigh
+much, however, their mistakes find each other.
 
     u(x)  the image, its centre of mass moved to the middle and its slant taken out, at 16 by 16 pixels
-    p <- (1 - restart) mean of p over the nearest neighbours in u + restart q
+    neighbours: nearest in u(x), or in (u(x) / s_u, answers * sqrt(q) / s_q)        s: root of the total variance
+    p <- (1 - restart) mean of p over the nearest neighbours + restart q
     p_c <- p_c (1 / (classes * mean of p_c over all images))^balance, rows summing to 1;   `rounds` times from p = q
 
 >>> found = nearest(torch.cat([upright(part) for part in images.split(500)]), count=5)
@@ -32,6 +35,7 @@ class Neighbours:
 
     Args:
         count: nearest neighbours of an image; 0: every image is taught what its own views say.
+        answers: weight of what is said of images, beside how they look, in who is near; 0: looks alone.
         restart: weight of what is said of the image itself, in each round.
         balance: 1 draws towards classes that are equally frequent, which holds where they about are; 0 does not.
         rounds: how often answers are passed on.
@@ -41,6 +45,7 @@ class Neighbours:
     """
 
     count: int = 0
+    answers: float = 0.0
     restart: float = 0.2
     balance: float = 1.0
     rounds: int = 10
@@ -54,6 +59,8 @@ class Neighbours:
                 f"count={self.count}, rounds={self.rounds}, images={self.images}, every={self.every}; "
                 "count must be 0 or more, the others at least 1"
             )
+        if not 0 <= self.answers < float("inf"):
+            raise ValueError(f"answers={self.answers}; it must be 0 or more, and 0.25 is usual")
         if not 0 < self.restart <= 1 or not 0 <= self.balance <= 1 or not 0 <= self.threshold < 1:
             raise ValueError(
                 f"restart={self.restart}, balance={self.balance}, threshold={self.threshold}; restart must be in "
@@ -73,6 +80,19 @@ def upright(images: Float[Tensor, "batch channels height width"]) -> Float[Tenso
     grid = reposing_grid(have, have._replace(x=zero, y=zero, slant=zero), gray.shape)
     seen = functional.grid_sample(gray, grid, padding_mode="border", align_corners=False)
     return functional.adaptive_avg_pool2d(seen, SIDE).flatten(1)
+
+
+def looks_and_answers(
+    looks: Float[Tensor, "images features"], answers: Float[Tensor, "images classes"], weight: float
+) -> Float[Tensor, "images both"]:
+    """Both side by side, to compare: looks of total variance 1, square roots of probabilities of `weight` squared.
+
+    Between square roots the Euclidean distance is Hellinger's, which tells a doubtful answer from a sure one.  Looks
+    that are all alike, or answers, stay alike.
+    """
+    parts = [part - part.mean(0) for part in (looks, answers.sqrt())]
+    looks, answers = (part / part.square().sum(1).mean().sqrt().clamp_min(1e-12) for part in parts)
+    return torch.cat([looks, weight * answers], 1)
 
 
 def nearest(

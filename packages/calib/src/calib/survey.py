@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from calib.domains import Domain
-from calib.neighbours import Neighbours, agree, nearest, upright
+from calib.neighbours import Neighbours, agree, looks_and_answers, nearest, upright
 from calib.validation import VALIDATION_BATCH
 from calib.views import Teacher, view_draws
 
@@ -59,8 +59,8 @@ class Survey:
     ) -> None:
         self.teacher, self.target, self.how, self.seed, self.device = teacher, target, how, seed, device
         self.autocast, self.views = autocast, teacher.views
-        features = torch.cat([upright(pixels) for pixels in target.all_images(VALIDATION_BATCH)])
-        self.neighbours = nearest(features, how.count)
+        self.looks = torch.cat([upright(pixels) for pixels in target.all_images(VALIDATION_BATCH)])
+        self.neighbours = nearest(self.looks, how.count)
         self.answers: Tensor | None = None
         self._taught: Tensor | None = None
 
@@ -87,6 +87,8 @@ class Survey:
 
     def _settle(self, answers: Float[Tensor, "images classes"]) -> None:
         self.answers = answers
+        if self.how.answers:
+            self.neighbours = nearest(looks_and_answers(self.looks, answers, self.how.answers), self.how.count)
         agreed = agree(answers, self.neighbours, self.how)
         self._taught = agreed * (agreed.amax(1, keepdim=True) > self.how.threshold)
 
