@@ -95,6 +95,12 @@ def looks_and_answers(
     return torch.cat([looks, weight * answers], 1)
 
 
+def check_enough(images: int, count: int) -> None:
+    """Raises ValueError where so many images do not have `count` neighbours each."""
+    if images <= count:
+        raise ValueError(f"{images} images have no {count} neighbours each; give more images or a smaller count")
+
+
 def nearest(
     features: Float[Tensor, "images features"],
     count: int,
@@ -107,10 +113,7 @@ def nearest(
     # Seconds to import, for this alone.
     from sklearn.neighbors import NearestNeighbors
 
-    if len(features) <= count:
-        raise ValueError(
-            f"{len(features)} images have no {count} neighbours each; give more images or a smaller count"
-        )
+    check_enough(len(features), count)
     found = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(features.cpu().numpy())
     # Asked about none in particular it leaves out each image itself, even where others are the same.
     others = None if seen_from is None else seen_from.cpu().numpy()

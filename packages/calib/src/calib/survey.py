@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from calib.domains import Domain
-from calib.neighbours import Neighbours, agree, looks_and_answers, nearest, upright
+from calib.neighbours import Neighbours, agree, check_enough, looks_and_answers, nearest, upright
 from calib.validation import VALIDATION_BATCH
 from calib.views import Teacher, view_draws
 
@@ -60,7 +60,8 @@ class Survey:
         self.teacher, self.target, self.how, self.seed, self.device = teacher, target, how, seed, device
         self.autocast, self.views = autocast, teacher.views
         self.looks = torch.cat([upright(pixels) for pixels in target.all_images(VALIDATION_BATCH)])
-        self.neighbours = nearest(self.looks, how.count)
+        check_enough(len(self.looks), how.count)
+        self.neighbours = None if how.answers else nearest(self.looks, how.count)
         self.answers: Tensor | None = None
         self._taught: Tensor | None = None
 
@@ -87,9 +88,10 @@ class Survey:
 
     def _settle(self, answers: Float[Tensor, "images classes"]) -> None:
         self.answers = answers
-        if self.how.answers:
-            self.neighbours = nearest(looks_and_answers(self.looks, answers, self.how.answers), self.how.count)
-        agreed = agree(answers, self.neighbours, self.how)
+        neighbours = self.neighbours
+        if neighbours is None:
+            neighbours = nearest(looks_and_answers(self.looks, answers, self.how.answers), self.how.count)
+        agreed = agree(answers, neighbours, self.how)
         self._taught = agreed * (agreed.amax(1, keepdim=True) > self.how.threshold)
 
     def state_dict(self) -> dict[str, Any]:
