@@ -98,7 +98,9 @@ def looks_and_answers(
 def check_enough(images: int, count: int) -> None:
     """Raises ValueError where so many images do not have `count` neighbours each."""
     if images <= count:
-        raise ValueError(f"{images} images have no {count} neighbours each; give more images or a smaller count")
+        raise ValueError(
+            f"{images} images have no {count} neighbours each; give more images or a smaller count"
+        )
 
 
 def nearest(
