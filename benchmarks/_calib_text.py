@@ -131,11 +131,11 @@ there the CycleGAN draws grey specks along the upper and lower edge, by which it
 - One view of each image is as good as four once they have agreed, and the image as it is a little better than either;
   the row asks views.
 
-Where the rest of the goals is lost, seen afterwards on seed 1 of the row itself.  From USPS to MNIST its last survey
-had 98.0 % of 40,000 labels right (one view of each image 97.0 %), and the student names 97.7 % of the test images: it
-has nearly all that its teacher knows, and 98.3 lies beyond the teacher, who takes eights, threes and nines for others.
-From MNIST to USPS the survey had 98.7 % right, and the student names 97.0 % of the test images: there it is not the
-teacher's knowledge that is short, but 7,291 training images, which are easier than the test images.
+Where the rest is lost, seen afterwards on seed 1 of the row itself.  From USPS to MNIST its last survey had 98.0 % of
+40,000 labels right (one view of each image 97.0 %), and the student names 97.7 % of the test images: it has nearly all
+that its teacher knows, and 98.3 lies beyond the teacher, who takes eights, threes and nines for others.  From MNIST to
+USPS the survey had 98.7 % right, and the student names 97.0 % of the test images: there the teacher would be good
+enough for more, but its 7,291 training images are easier than the test images.
 
 Tried on CamVid: dusk is half as bright as day, more than epsilon 0.1 can make up for.  With epsilon 0.35 day lost a
 third of its right pixels while the validators saw nothing gained, so that the identity was kept; a higher learning
