@@ -116,26 +116,26 @@ translated` has little.  Explored on seed 0 with the labels of 10,000 target *tr
 classifier that is trained on USPS images brought to the heights and centres of MNIST's is far better on MNIST, and
 with MNIST's slants, too, about as good as the row's is; what the CycleGAN adds to that was not to be seen.
 Breadths as well brought nothing, nor did four poses of each image in as many steps.  From MNIST to USPS it is alike;
-there the CycleGAN draws grey specks along the upper and lower edge, by which its critic knows its images.
+there the CycleGAN draws grey specks along the upper and lower edge, and does not come to fool its critic.
 
 **Behind such a classifier the teacher is what limits.** Explored on seed 0 of USPS to MNIST with the labels of up to
 60,000 target *training* images, by scratch runs; what counts is how many of the taught labels are right:
 
 - The views of an image say a little less than the image itself, and agreement among ten neighbours that look alike,
-  as in the other rows, adds about a point.  Five neighbours add a little more.
-- Where answers stand beside looks with a quarter of their weight, agreement adds half as much again: images that look
-  alike and are spoken of alike are of one class more often.  The penultimate layer of the classifier in place of its
+  as in the other rows, has clearly more of them right.  Five neighbours do a little better.
+- Where answers stand beside looks with a quarter of their weight, agreement does better again: images that look alike
+  and are spoken of alike are of one class more often.  The penultimate layer of the classifier in place of its
   answers is about as good, logits are, too; answers of half the weight are worse, for then mistakes agree.
-- The more images there are to be near, the better: 20,000 are better than 10,000, and 60,000 better still.  Of the
-  true labels, too, five neighbours name more than 98 in a hundred: that much is the room of this teacher.
+- The more images there are to be near, the better: 20,000 are better than 10,000, and 60,000 better still.  Told
+  the true labels of the others, neighbours would still name some images wrongly: that much is the room of this teacher.
 - One view of each image is as good as four once they have agreed, and the image as it is a little better than either;
   the row asks views.
 
-Where the rest is lost, seen afterwards on seed 1 of the row itself.  From USPS to MNIST its last survey had 98.0 % of
-40,000 labels right (one view of each image 97.0 %), and the student names 97.7 % of the test images: it has nearly all
-that its teacher knows, and 98.3 lies beyond the teacher, who takes eights, threes and nines for others.  From MNIST to
-USPS the survey had 98.7 % right, and the student names 97.0 % of the test images: there the teacher would be good
-enough for more, but its 7,291 training images are easier than the test images.
+Where the rest is lost, seen afterwards on seed 1 of the row itself, by a scratch run again.  From USPS to MNIST the
+last survey had hardly more labels right than the student has test images: it has nearly all that its teacher knows,
+and the goal lies beyond the teacher, who takes eights, threes and nines for others.  From MNIST to USPS the survey had
+more than a point more labels right: there the teacher would be good enough, but USPS's training images are easier than
+its test images.
 
 Tried on CamVid: dusk is half as bright as day, more than epsilon 0.1 can make up for.  With epsilon 0.35 day lost a
 third of its right pixels while the validators saw nothing gained, so that the identity was kept; a higher learning
