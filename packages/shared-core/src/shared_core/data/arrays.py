@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -13,7 +13,9 @@ from shared_core.data.labels import as_labels
 
 
 class ArrayImages(Dataset):
-    """Images as uint8 [n, channel, height, width] with labels int64 [n]; an item is `(uint8 CHW, int)`.
+    """Images as uint8 [n, channel, height, width] with n labels; an item is `(uint8 CHW, int)`.
+
+    Labels are anything that :func:`shared_core.data.labels.as_labels` takes, and kept as int64.
 
     Raises TypeError if the images are not uint8 and ValueError if shapes, labels and names do not fit.
     """
@@ -21,7 +23,7 @@ class ArrayImages(Dataset):
     def __init__(
         self,
         images: UInt8[Tensor, "n channel height width"],
-        labels: Int64[Tensor, " labels"],
+        labels: Any,
         class_names: Sequence[str] | None = None,
     ) -> None:
         if images.dtype != torch.uint8:

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sized
 from typing import Any, cast
 
+import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -33,20 +34,55 @@ def labels_of(dataset: Dataset) -> Int64[Tensor, " n"]:
 
 
 def as_labels(values: Any) -> Int64[Tensor, " n"]:
-    """Any sequence of whole numbers as int64.  Raises ValueError for fractions, text, or a wrong shape."""
-    try:
-        # Copied: an array that is not writable (a memory map, a broadcast) is not a tensor's memory.
-        labels = torch.tensor(values) if isinstance(values, list | tuple) else torch.as_tensor(values).clone()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"labels must be whole numbers from 0 on, found {_excerpt(values)}") from error
+    """Return one class number per image as int64, from any integer type, bool, or whole floats.
+
+    `values` is a tensor, a NumPy array of any byte order, a list or tuple of numbers (also 0-d tensors), or
+    anything that NumPy takes, such as a column of pandas.  The result is a copy.
+
+    Raises ValueError for fractions, text, negative numbers, and any other shape than (n,): one-hot labels
+    are refused with the expression that turns them into class numbers.
+    """
+    labels = _as_tensor(values)
     if labels.dim() != 1:
-        raise ValueError(f"labels must be one number per image, found shape {tuple(labels.shape)}")
-    if labels.numel() and labels.dtype.is_floating_point and not torch.equal(labels, labels.round()):
+        raise ValueError(f"labels must be one number per image, found {_remedy(labels)}")
+    if labels.is_complex():
         raise ValueError(f"labels must be whole numbers from 0 on, found {_excerpt(labels.tolist())}")
-    labels = labels.to(torch.int64)
+    if labels.is_floating_point() and not bool((labels.isfinite() & (labels == labels.round())).all()):
+        raise ValueError(f"labels must be whole numbers from 0 on, found {_excerpt(labels.tolist())}")
+    # A copy: an array that is not writable (a memory map, a broadcast) is not a tensor's memory.
+    labels = labels.to(torch.int64, copy=True)
     if labels.numel() and int(labels.min()) < 0:
         raise ValueError(f"labels must be whole numbers from 0 on, found {int(labels.min())}")
     return labels
+
+
+def _as_tensor(values: Any) -> Tensor:
+    if isinstance(values, Tensor):
+        return values.detach()
+    try:
+        # Not numpy's part: a list of tensors, which it would take apart number by number.
+        if isinstance(values, list | tuple) and values and isinstance(values[0], Tensor):
+            return torch.stack([torch.as_tensor(value) for value in values])
+        array = np.asarray(values)
+        if array.dtype == object:
+            # Whole numbers behind `object`, as pandas keeps them; None and text are refused by torch.
+            array = np.asarray(torch.tensor(array.tolist()))
+        if array.dtype.kind not in "biuf" and array.size:
+            raise ValueError(f"they are {array.dtype}")
+        if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
+            raise ValueError("they do not fit 64 bits")
+        return torch.from_numpy(array.astype(np.float64 if array.dtype.kind == "f" else np.int64))
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"labels must be whole numbers from 0 on, found {_excerpt(values)}") from error
+
+
+def _remedy(labels: Tensor) -> str:
+    found = f"shape {tuple(labels.shape)}"
+    if labels.dim() == 2 and labels.shape[1] == 1:
+        return f"{found}: give labels.squeeze(1)"
+    if labels.dim() == 2:
+        return f"{found}, as of one-hot or soft labels: give the class numbers, labels.argmax(1)"
+    return found
 
 
 def check_labels(labels: Int64[Tensor, " n"], num_classes: int) -> list[int]:
