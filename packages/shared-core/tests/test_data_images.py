@@ -13,6 +13,7 @@ from shared_core.data.images import (
     BadImageError,
     check_images,
     find_images,
+    image_bytes,
     list_images,
     printable,
     read_image,
@@ -289,3 +290,52 @@ def test_a_label_map_of_colours_or_of_half_a_file_is_refused(tmp_path):
     write_bad_corpus(tmp_path)
     with pytest.raises(BadImageError, match=r"cut\.png"):
         read_mask(tmp_path / "cut.png")
+
+
+def png(depth, colours, rows, transparent=None):
+    """The bytes of a PNG, also of kinds that Pillow does not write; one row of two pixels."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 2, 1, depth, colours, 0, 0, 0)
+    clear = b"" if transparent is None else chunk(b"tRNS", transparent)
+    body = chunk(b"IHDR", header) + clear + chunk(b"IDAT", zlib.compress(b"\0" + rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+TWO_BYTES = struct.Struct(">H").pack
+KINDS = {
+    "grey of 16 bits": (png(16, 0, struct.pack(">2H", 0x1234, 0x1235), TWO_BYTES(0x1234)), [255, 0x12]),
+    "grey of 8 bits": (png(8, 0, bytes([7, 9]), TWO_BYTES(7)), [255, 9]),
+    "grey of 4 bits": (png(4, 0, bytes([0x25]), TWO_BYTES(2)), [255, 85]),
+    "grey of 2 bits": (png(2, 0, bytes([0b01100000]), TWO_BYTES(1)), [255, 170]),
+    "one bit": (png(1, 0, bytes([0b10000000]), TWO_BYTES(1)), [255, 0]),
+    "colour of 16 bits": (
+        png(16, 2, struct.pack(">6H", *[0x1234] * 3, *[0x5000] * 3), TWO_BYTES(0x1234) * 3), [255, 80],
+    ),
+    "dark colour of 16 bits": (png(16, 2, struct.pack(">6H", *[10] * 3, *[0x5000] * 3), TWO_BYTES(10) * 3), [255, 80]),
+    "grey of 16 bits with alpha": (png(16, 4, struct.pack(">4H", 0x1000, 0, 0x3000, 0xFFFF)), [255, 0x30]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_transparent_colour_is_white_at_every_depth(tmp_path, kind):
+    data, expected = KINDS[kind]
+    (tmp_path / "x.png").write_bytes(data)
+    assert read_image(tmp_path / "x.png")[1].flatten().tolist() == expected
+    assert read_image(tmp_path / "x.png", "L").flatten().tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "kind", ["grey of 16 bits", "grey of 8 bits", "colour of 16 bits", "grey of 16 bits with alpha"]
+)
+def test_images_that_pillow_opened_are_converted_as_files_are(tmp_path, kind):
+    (tmp_path / "x.png").write_bytes(KINDS[kind][0])
+    with Image.open(tmp_path / "x.png") as image:
+        image.load()
+        before = dict(image.info)
+        assert torch.equal(image_bytes(image), read_image(tmp_path / "x.png"))
+        assert image.info == before
+    with pytest.raises(BadImageError, match="row 3: ValueError: it holds floating point"):
+        image_bytes(Image.fromarray(np.zeros((2, 2), np.float32)), name="row 3")

@@ -14,6 +14,7 @@ GTA5 few use the official split.
     image, mask = scenes[0]         # uint8 (3, 512, 1024), int64 (512, 1024) of 0 to 18, or 255
 """
 
+import os
 from pathlib import Path
 
 import torch
@@ -70,7 +71,7 @@ def open_scenes(name: str, split: str, root: Path | None, size: tuple[int, int])
 
     Raises FileNotFoundError for images or a label map that are not there, ValueError for a single image.
     """
-    folder = (root or Path(".")) / name
+    folder = Path(os.path.expanduser(root or ".")) / name
     if name == "gta5":
         whole = _images(folder / "images", ".png", name)
         images = [path for n, path in enumerate(whole) if (n % GTA5_TEST == 0) == (split == "test")]
@@ -95,7 +96,7 @@ def open_scenes(name: str, split: str, root: Path | None, size: tuple[int, int])
 
 
 def _images(folder: Path, end: str, name: str) -> list[str]:
-    found = [path for path in list_images(folder) if path.endswith(end)]
+    found = [path for path in list_images(folder) if path.endswith(end)] if folder.is_dir() else []
     if not found:
         raise FileNotFoundError(
             f"no *{end} is below {printable(folder)}: give as data_root the folder that holds {name}/, "

@@ -1,5 +1,6 @@
 """CUB-200-2011 in its official split, read from the unpacked archive."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ class Cub200(Dataset):
     """
 
     def __init__(self, root: Path, part: str, on_bad: str = "raise"):
+        root = Path(os.path.expanduser(root))
         folder = root / "CUB_200_2011" if (root / "CUB_200_2011").is_dir() else root
         files = [folder / f"{n}.txt" for n in ("images", "image_class_labels", "train_test_split", "classes")]
         missing = [file.name for file in files if not file.is_file()]

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from shared_core.data.images import BadImageError, list_images, printable, read_image
+from shared_core.data.images import SUFFIXES, BadImageError, printable, read_image, warn_left_out
+from shared_core.data.walk import Walk, above, identity, is_hidden, walk_all
 
 
 class FolderImages(Dataset):
@@ -17,7 +18,11 @@ class FolderImages(Dataset):
     and workers see the same.  The files met so far are in `bad_files`, also those met by loader workers; once
     they are more than `max_bad_share` of all files, it is an error.
 
-    Raises FileNotFoundError without the folder, ValueError without classes or images.
+    Hidden names and links back to folders above are left out, with a warning that counts them
+    (:mod:`shared_core.data.walk`), as are images beside the class folders.
+
+    Raises FileNotFoundError without the folder, ValueError without classes or images, or for one folder under
+    two class names.
     """
 
     def __init__(
@@ -30,6 +35,7 @@ class FolderImages(Dataset):
     ) -> None:
         if on_bad not in ("raise", "skip"):
             raise ValueError(f"on_bad is {on_bad!r}; it must be 'raise' or 'skip'")
+        folder = os.path.expanduser(folder)
         self.folder, self.on_bad, self.mode, self.max_bad_share = folder, on_bad, mode, max_bad_share
         found = class_folders(folder)
         self.class_names = found if class_names is None else class_names
@@ -41,11 +47,16 @@ class FolderImages(Dataset):
         self.files: list[str] = []
         labels: list[int] = []
         self._class_start: list[int] = []
+        walks = dict(
+            zip(found, walk_all([os.path.join(folder, name) for name in found], SUFFIXES), strict=True)
+        )
         for label, name in enumerate(self.class_names):
-            files = list_images(os.path.join(folder, name)) if name in found else []
+            files = walks[name].files if name in walks else []
             self._class_start.append(len(self.files))
             self.files += files
             labels += [label] * len(files)
+        beside = _beside(folder, found)
+        warn_left_out(folder, [beside, *walks.values()], len(beside.files))
         if not self.files:
             raise ValueError(f"no image lies below the class folders of {printable(folder)}")
         self.labels = torch.tensor(labels, dtype=torch.int64)
@@ -88,10 +99,37 @@ class FolderImages(Dataset):
 
 
 def class_folders(folder: str | os.PathLike[str]) -> list[str]:
-    """The names of the sub-folders, sorted; raises if there is no folder or none in it."""
+    """The names of the sub-folders, sorted; hidden ones and links to a folder above are none.
+
+    Raises FileNotFoundError for no folder, ValueError for none in it, or for two that are one folder.
+    """
+    folder = os.path.expanduser(folder)
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"there is no folder {printable(folder)}")
-    names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+    upward = above(folder) | {identity(folder)}
+    names: dict[tuple[int, int], str] = {}
+    for name in sorted(os.listdir(folder), key=os.fsencode):
+        path = os.path.join(folder, name)
+        if is_hidden(name) or not os.path.isdir(path) or identity(path) in upward:
+            continue
+        other = names.setdefault(identity(path), name)
+        if other != name:
+            raise ValueError(
+                f"in {printable(folder)} the classes {printable(other)} and {printable(name)} are one folder, by a "
+                "link: its images cannot have two labels; remove one of them"
+            )
     if not names:
         raise ValueError(f"{printable(folder)} has no sub-folder: images must lie in one folder per class")
-    return sorted(names, key=os.fsencode)
+    return sorted(names.values(), key=os.fsencode)
+
+
+def _beside(folder: str, classes: list[str]) -> Walk:
+    """What lies beside the class folders and is left out."""
+    beside = Walk([], [], [], [])
+    for name in set(os.listdir(folder)) - set(classes):
+        path = os.path.join(folder, name)
+        if os.path.isdir(path):
+            (beside.hidden if is_hidden(name) else beside.repeated).append(path)
+        elif name.lower().endswith(SUFFIXES):
+            (beside.hidden if is_hidden(name) else beside.files).append(path)
+    return beside

@@ -2,22 +2,24 @@
 
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from shared_core.data.images import BadImageError, image_bytes
 from shared_core.data.labels import as_labels
 
 
 class HubImages(Dataset):
-    """A split of a Hugging Face data set with an image column and a class label column."""
+    """A split of a Hugging Face data set with an image column and a class label column.
+
+    Images are converted as files are (:func:`shared_core.data.images.image_bytes`).
+    """
 
     def __init__(self, table: Any, name: str) -> None:
         kinds = {column: type(feature).__name__ for column, feature in table.features.items()}
         self._image = _only(kinds, "Image", name)
         self._label = _only(kinds, "ClassLabel", name)
-        self._table = table
+        self._table, self._name = table, name
         self.labels = as_labels(list(table[self._label]))
         self.class_names = list(table.features[self._label].names)
 
@@ -25,8 +27,15 @@ class HubImages(Dataset):
         return len(self._table)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        pixels = np.array(self._table[index][self._image].convert("RGB"))
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), int(self.labels[index])
+        row = f"hf:{self._name}, row {index}"
+        try:
+            image = self._table[int(index)][self._image]
+        # What Pillow raises when the library decodes a broken file for us.
+        except (OSError, SyntaxError, ValueError) as error:
+            raise BadImageError(f"cannot read the image of {row}: {error}") from error
+        if image is None:
+            raise BadImageError(f"cannot read the image of {row}: there is none")
+        return image_bytes(image, name=row), int(self.labels[index])
 
 
 def open_hub(name: str, split: str) -> HubImages:

@@ -21,7 +21,7 @@ def open_npz(spec: str, split: str) -> ArrayImages | ArrayMasks:
     Raises FileNotFoundError, or ValueError if a key is missing, the file is broken, holds pickled objects, or
     declares more than the memory holds.
     """
-    path, _, prefix = spec.partition("#")
+    path, _, prefix = os.path.expanduser(spec).partition("#")
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {printable(path)}")
     part = f"{prefix}_{split}" if prefix else split

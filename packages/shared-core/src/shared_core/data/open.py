@@ -7,8 +7,10 @@
 | `imagefolder:PATH` | `PATH/train/CLASS/*.jpg` and `PATH/test` or `PATH/val` |
 | `npz:PATH` | keys `x_train y_train x_test y_test`, optionally `class_names` |
 | `npz:PATH#day` | keys `x_day_train y_day_train x_day_test y_day_test`; with `y` of shape (n, h, w): ArrayMasks |
-| `hf:NAME` | Hugging Face datasets (extra `hf`) |
+| `hf:NAME` | Hugging Face datasets (extra `hf`); NAME may be a folder |
 | a Dataset | as it is |
+
+`~` at the beginning of a path is the home folder.
 
     >>> train = open_dataset("digits", "train")
     >>> train.images.shape, train.labels.shape, train.class_names
@@ -52,18 +54,19 @@ def open_dataset(
     if split not in ("train", "test"):
         raise ValueError(f"split is {split!r}; it must be 'train' or 'test'")
     kind, _, rest = spec.partition(":")
+    root = None if root is None else os.path.expanduser(root)
     if spec == "digits":
         return _digits(split)
     if spec in TORCHVISION:
         return _torchvision(spec, split, root, download)
     if kind == "imagefolder" and rest:
-        return _folder(Path(rest), split, on_bad)
+        return _folder(Path(os.path.expanduser(rest)), split, on_bad)
     if kind == "npz" and rest:
         return open_npz(rest, split)
     if kind == "hf" and rest:
         from shared_core.data.hub import open_hub
 
-        return open_hub(rest, split)
+        return open_hub(os.path.expanduser(rest) if rest.startswith("~") else rest, split)
     raise ValueError(
         f"there is no data set {spec!r}: give digits, {', '.join(TORCHVISION)}, imagefolder:PATH, "
         "npz:PATH, npz:PATH#prefix or hf:NAME"

@@ -38,7 +38,7 @@ class Preprocess:
         elif self.channels == 3 and image.shape[0] == 1:
             image = image.expand(3, -1, -1)
         if self.crop:
-            image = tv.resize(image, [round(self.size * 256 / 224)], antialias=True)
+            image = tv.resize(_shortened(image), [round(self.size * 256 / 224)], antialias=True)
             return tv.center_crop(image, [self.size])
         return tv.resize(image, [self.size, self.size], antialias=True)
 
@@ -79,3 +79,18 @@ def fitted(part: Dataset, preprocess: Preprocess) -> Dataset:
     if images.shape[1:] != (preprocess.channels, preprocess.size, preprocess.size) and len(images):
         images = torch.stack([preprocess.fit(image) for image in images])
     return ArrayImages(images, labels, source.class_names)
+
+
+def _shortened(image: Tensor) -> Tensor:
+    """The middle of an image more than 16 times as long as wide, 8 times as long as wide; others as they are.
+
+    Scaled by its shorter side, a strip of 1 by 8,000 pixels would take gigabytes, for a square of which all
+    but the middle is cut off.
+    """
+    height, width = image.shape[-2:]
+    short, long = min(height, width), max(height, width)
+    if long <= 16 * short:
+        return image
+    # Of the same parity, so that the middle stays where it is.
+    kept = 8 * short + (long - 8 * short) % 2
+    return image.narrow(-1 if width > height else -2, (long - kept) // 2, kept)
