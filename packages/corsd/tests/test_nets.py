@@ -5,7 +5,7 @@ import torch
 from corsd.nets import SMALL, open_net, small_resnet, wide_resnet
 from corsd.stages import find_stages
 from safetensors.torch import save_file
-from shared_core.nets import load_weights
+from shared_core.fitting_weights import load_weights
 
 RESNET_MAPS = [(64, 32), (128, 16), (256, 8), (512, 4)]
 BOTTLENECK_MAPS = [(256, 32), (512, 16), (1024, 8), (2048, 4)]
@@ -76,5 +76,5 @@ def test_weights_come_back_and_another_head_is_left_fresh(tmp_path):
     same = open_net("small:resnet10", 5, width=8, weights=file)
     assert all(torch.equal(a, b) for a, b in zip(same.parameters(), net.parameters(), strict=True))
     other = small_resnet([1, 1, 1, 1], 8, 9)
-    assert load_weights(other, file) == ["fc.weight", "fc.bias"]
+    assert load_weights(other, file, new_head=True) == ["fc.weight", "fc.bias"]
     assert torch.equal(other.conv1.weight, net.conv1.weight)

@@ -1,6 +1,7 @@
 """CLIP and Inception as the paper uses them, with networks of random weights, against the plain formulas."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -108,10 +109,19 @@ def test_what_is_no_network_is_refused(run: Path, inception: Path, tmp_path: Pat
         load_inception(tmp_path / "text.safetensors")
     state = load_file(inception)
     save_file(state | {"fc.weight": torch.zeros(10, 2048)}, tmp_path / "ten.safetensors")
-    with pytest.raises(ValueError, match=r"another inception_v3: fc\.weight"):
+    with pytest.raises(ValueError, match=r"10 classes and the net of 1000: fc\.weight"):
         load_inception(tmp_path / "ten.safetensors")
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     with pytest.raises(ValueError, match="no folder of a CLIPModel"):
+        load_clip(tmp_path)
+
+
+def test_a_clip_that_lacks_weights_is_refused(clip: Path, tmp_path: Path) -> None:
+    shutil.copytree(clip, tmp_path, dirs_exist_ok=True)
+    state = load_file(clip / "model.safetensors")
+    state.pop("text_projection.weight")
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"no folder of a CLIPModel .*lack text_projection\.weight"):
         load_clip(tmp_path)
 
 

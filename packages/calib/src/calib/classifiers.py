@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from shared_core.nets import load_weights, open_net
+from shared_core.fitting_weights import load_weights
+from shared_core.nets import open_net
 from torch import Tensor, nn
 
 from calib.nets import dtn, lenet
@@ -34,6 +35,7 @@ def open_classifier(
     channels: int = 3,
     weights: str | os.PathLike[str] | None = None,
     pretrained: bool = False,
+    new_head: bool = False,
 ) -> nn.Module:
     """The classifier that `spec` names, in eval mode; normalisation is not part of it, see :class:`Normalized`.
 
@@ -42,7 +44,7 @@ def open_classifier(
     - `path/to/model.onnx`: :class:`OnnxClassifier`.
 
     `weights` is a safetensors file and must fit to the last layer; `pretrained` asks torchvision or timm for
-    published weights (a download).
+    published weights (a download), which must fit too, unless `new_head` asks for a fresh last layer to be trained.
 
     Raises:
         ValueError: an unknown kind or name (the known ones are listed), or weights that do not fit.
@@ -52,15 +54,15 @@ def open_classifier(
         if weights is not None or pretrained:
             raise ValueError(f"{spec} holds its own weights: leave weights and pretrained out")
         return OnnxClassifier(spec)
-    net = open_net(spec, num_classes, channels, pretrained, builders=SMALL)
+    net = open_net(spec, num_classes, channels, pretrained, builders=SMALL, new_head=new_head)
     if weights is not None:
-        left_out = load_weights(net, weights)
-        if left_out:
+        try:
+            load_weights(net, weights)
+        except ValueError as error:
             raise ValueError(
-                f"{weights} does not fit {spec}: other shapes in {', '.join(left_out[:5])}; a classifier stays as it "
-                "is here, so a layer without its weights would never learn: give the number of classes and channels "
-                "that it was trained with"
-            )
+                f"{error}\na classifier stays as it is here, so a layer without its weights would never learn: give "
+                "the number of classes (num_classes) and channels that it was trained with"
+            ) from error
     return net.eval()
 
 

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from shared_core.data.augment import to_float
 from shared_core.data.loader import test_loader
 from shared_core.data.masks import ArrayMasks
+from shared_core.fitting_weights import load_weights
 from shared_core.run.processes import is_main
 from shared_core.run.seal import check_seal, seal
 from shared_core.run.weights import read_weights, save_weights
@@ -34,10 +35,16 @@ def build_classifier(config: AdaptConfig, domains: Domains) -> nn.Module:
     if config.classifier == "small:segmenter":
         net: nn.Module = tiny_segmenter(domains.num_classes, domains.channels)
         if config.weights is not None:
-            read_weights(net, config.weights)
+            load_weights(net, config.weights)
         return net
     net = open_classifier(
-        config.classifier, domains.num_classes, domains.channels, config.weights, config.pretrained
+        config.classifier,
+        domains.num_classes,
+        domains.channels,
+        config.weights,
+        config.pretrained,
+        # One that is trained here may start with a last layer of its own.
+        new_head=config.train_classifier,
     )
     if config.classifier.endswith(".onnx"):
         return net

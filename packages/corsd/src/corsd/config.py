@@ -96,6 +96,9 @@ class TrainConfig(Config):
         "torchvision:NAME | timm:NAME | file.py:function",
     )
     weights: Path | None = Field(None, description="Weights to start from (safetensors).")
+    new_head: bool = Field(
+        False, description="Leave the last layer of the weights out: it starts fresh, for other classes."
+    )
     pretrained: bool = Field(False, description="Start from torchvision's or timm's published weights.")
     method: Method = "corsd"
     controls: list[Method] = Field([], description="Other methods to train in the same run.")

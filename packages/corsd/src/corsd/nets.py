@@ -115,17 +115,18 @@ def open_net(
     width: int | None = None,
     pretrained: bool = False,
     weights: Path | None = None,
+    new_head: bool = False,
 ) -> nn.Module:
     """The classifier that ``spec`` names, with ``num_classes`` outputs.
 
-    ``small:NAME`` is one of SMALL, as wide as in its paper unless ``width`` says so; the others, ``pretrained``
-    and ``weights`` are those of :func:`shared_core.nets.open_net`.
+    ``small:NAME`` is one of SMALL, as wide as in its paper unless ``width`` says so; the others, ``pretrained``,
+    ``weights`` and ``new_head`` are those of :func:`shared_core.nets.open_net`.
 
     Raises:
         ValueError: an unknown kind or name (the known ones are listed), or weights that do not fit.
     """
     small = {f"small:{name}": partial(build, width or own) for name, (build, own) in SMALL.items()}
-    return nets.open_net(spec, num_classes, in_channels, pretrained, weights, small)
+    return nets.open_net(spec, num_classes, in_channels, pretrained, weights, small, new_head)
 
 
 def _initialised(net: nn.Module) -> nn.Module:

@@ -233,13 +233,11 @@ def _train(
 
 def build_net(config: TrainConfig, data: Data) -> nn.Module:
     """The classifier that ``config.model`` names, for the classes and channels of the data."""
+    # Whoever trains published weights on other classes wants a last layer for these.
+    head = config.new_head or config.pretrained
+    channels = data.preprocess.channels
     return open_net(
-        config.model,
-        data.num_classes,
-        data.preprocess.channels,
-        config.width,
-        config.pretrained,
-        config.weights,
+        config.model, data.num_classes, channels, config.width, config.pretrained, config.weights, head
     )
 
 

@@ -68,7 +68,13 @@ def load_clip(folder: str | os.PathLike[str]) -> Callable[[str, UInt8[np.ndarray
             f"{folder} holds no config.json: give a folder of a CLIPModel, as save_pretrained writes"
         )
     try:
-        model = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
+        loaded: Any = CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        model, report = loaded
+        absent = sorted({str(key) for name in ("missing_keys", "mismatched_keys") for key in report[name]})
+        if absent:
+            # transformers gives these random values and goes on.
+            raise ValueError(f"its files lack {', '.join(absent[:4])}, or have other shapes")
+        model.eval()
         processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"{folder} is no folder of a CLIPModel and its processor ({error})") from error
@@ -90,13 +96,11 @@ def load_inception(path: str | os.PathLike[str]) -> nn.Module:
 
     Errors as `paper_metrics`.
     """
-    from shared_core.nets import load_weights
+    from shared_core.fitting_weights import load_weights
     from torchvision.models import inception_v3
 
     net = inception_v3(weights=None, init_weights=False)
-    other = load_weights(net, path)
-    if other:
-        raise ValueError(f"{path} holds another inception_v3: {', '.join(other[:3])} have other shapes")
+    load_weights(net, path)
     return net.eval().requires_grad_(False)
 
 

@@ -1,6 +1,6 @@
 """A module's weights as one safetensors file, written whole and read back into the same kind of module.
 
-For weights from elsewhere, whose last layer may be another, see `shared_core.nets.load_weights`.
+For weights from elsewhere, see `shared_core.fitting_weights.load_weights`.
 """
 
 import errno
@@ -40,4 +40,6 @@ def read_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
     try:
         load_model(module, path)
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path} does not hold the weights of this net: {error}") from error
+        raise ValueError(
+            f"{path} does not hold the weights of this net: {' '.join(str(error).split())}"
+        ) from error
