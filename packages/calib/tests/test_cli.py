@@ -164,7 +164,7 @@ def test_evaluate_takes_other_data_with_the_same_classes(adapted: Path, domains_
     (cell,) = json.loads((adapted / "reevaluation.json").read_text())["cells"]
     assert cell["target_after"] == cell["source_after"]
     assert main(["evaluate", str(adapted), "--data-target", "digits"]) == 2
-    assert "labels run from 0 to 9" in capsys.readouterr().err
+    assert "but 4 classes allow 0 to 3" in capsys.readouterr().err
 
 
 def test_predict_names_broken_images_and_ends_with_one(adapted: Path, tmp_path: Path, capsys) -> None:

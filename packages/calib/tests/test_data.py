@@ -5,6 +5,7 @@ import pytest
 import torch
 from calib.config import AdaptConfig
 from calib.data import normalization, open_domains, photo_digits, photo_pieces
+from PIL import Image
 from shared_core.data.open import open_dataset
 
 
@@ -94,3 +95,72 @@ def test_normalization_by_name():
     assert normalization(AdaptConfig(normalize="none"), 3) == ((0.0,) * 3, (1.0,) * 3)
     with pytest.raises(ValueError, match="normalize imagenet needs 3 channels, not 1"):
         normalization(AdaptConfig(normalize="imagenet"), 1)
+
+
+def folders(root, domain, classes, splits=("train", "test")):
+    for split in splits:
+        for name in classes:
+            (root / domain / split / name).mkdir(parents=True)
+            for number in range(2):
+                path = root / domain / split / name / f"{number}.png"
+                Image.fromarray(np.full((16, 16, 3), 40 * number, np.uint8)).save(path)
+    return f"imagefolder:{root / domain}"
+
+
+def two(root, target_classes, **settings):
+    source = folders(root, "source", ["blue", "green", "red"])
+    target = folders(root, "target", target_classes)
+    return AdaptConfig(source=source, target=target, image_size=16, **settings)
+
+
+def test_a_target_that_lacks_a_class_is_matched_by_name(tmp_path):
+    with pytest.warns(UserWarning, match="no image of 1 of 3 classes: 'blue'"):
+        domains = open_domains(two(tmp_path, ["green", "red"]))
+    assert [domains.target_test[i][1] for i in range(4)] == [1, 1, 2, 2]
+    assert domains.target_train.labels.tolist() == [1, 1, 2, 2]
+    assert domains.target_labelled
+
+
+def test_a_target_with_a_class_more_is_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"target .* does not know: 'amber'; it knows 'blue', 'green', 'red'"
+    ):
+        open_domains(two(tmp_path, ["amber", "blue", "green", "red"]))
+
+
+def test_a_target_without_labels_is_trained_on_and_gets_no_score(tmp_path):
+    with pytest.warns(UserWarning, match="no score on the target: .* does not know: 'unlabelled'"):
+        domains = open_domains(two(tmp_path, ["unlabelled"]))
+    assert len(domains.target_train) == 2
+    assert domains.target_train[0][0].shape == (3, 16, 16)
+    assert domains.target_test is None
+    assert not domains.target_labelled
+
+
+@pytest.mark.parametrize("settings", [{"selection": "oracle"}, {"baselines": ["target_supervised"]}])
+def test_what_reads_target_labels_is_refused_without_them(tmp_path, settings):
+    with pytest.raises(ValueError, match="need target labels"):
+        open_domains(two(tmp_path, ["unlabelled"], **settings))
+
+
+def test_a_target_of_images_alone(tmp_path):
+    source = folders(tmp_path, "source", ["blue", "red"])
+    (tmp_path / "flat/train").mkdir(parents=True)
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "flat/train/0.png")
+    with pytest.warns(UserWarning, match="has no test images: it gets no score"):
+        domains = open_domains(
+            AdaptConfig(source=source, target=f"imagefolder:{tmp_path}/flat", image_size=16)
+        )
+    assert len(domains.target_train) == 1
+
+
+def test_translated_images_in_numbered_folders_are_matched_by_number(tmp_path):
+    source = write_npz(tmp_path / "a.npz")
+    for k in range(3):
+        (tmp_path / f"made/train/0{k}").mkdir(parents=True)
+        Image.fromarray(np.full((16, 12, 3), k, np.uint8)).save(tmp_path / f"made/train/0{k}/0.png")
+    domains = open_domains(
+        AdaptConfig(source=source, target=source, translated=f"imagefolder:{tmp_path}/made", num_classes=3)
+    )
+    assert [domains.source_train[i][1] for i in range(3)] == [0, 1, 2]
+    assert domains.class_names == ["0", "1", "2"]

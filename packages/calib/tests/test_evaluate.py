@@ -5,6 +5,7 @@ import torch
 from calib.attachment import attach
 from calib.calibrator import Calibrator
 from calib.evaluate import (
+    both_domains,
     evaluate_classifier,
     evaluate_segmenter,
     four_numbers,
@@ -14,6 +15,7 @@ from calib.evaluate import (
 )
 from shared_core.data.arrays import ArrayImages
 from shared_core.data.masks import ArrayMasks
+from shared_core.testing import run_ranks
 from torch import nn
 
 CPU = torch.device("cpu")
@@ -103,3 +105,30 @@ def test_latency_ratio_of_a_real_body_is_above_that_of_none():
     images = torch.rand(4, 1, 32, 32)
     heavy = latency_ratio(attach(Slow(), Calibrator(1, 0.2, 8, 9)), images)
     assert heavy > latency_ratio(attach(Slow(), Calibrator(1, 0.2, body="constant")), images) > 0.5
+
+
+def test_labels_beyond_the_classes_are_refused_in_words():
+    with pytest.raises(
+        ValueError, match="labels up to 3, but the classifier 3 classes, 0 to 2: match them by name"
+    ):
+        evaluate_classifier(Brightness(), levels(0, 1, 2, 3, labels=[0, 1, 2, 3]), 3, CPU)
+
+
+def test_no_images_no_figure():
+    found = both_domains(Brightness(), levels(0, 255, labels=[0, 1]), None, 2, CPU)
+    assert found["target"] == {"accuracy": None, "per_class": [None, None], "confusion": [[0, 0], [0, 0]]}
+    assert found["source"]["accuracy"] == 100
+
+
+def _many():
+    labels = torch.arange(1200) % 2
+    return ArrayImages((labels * 200 + torch.arange(1200) % 97).to(torch.uint8).view(-1, 1, 1, 1), labels)
+
+
+def _shared():
+    return evaluate_classifier(Brightness(), _many(), 2, CPU, shared=True)
+
+
+def test_processes_that_share_the_images_count_what_one_counts():
+    alone = evaluate_classifier(Brightness(), _many(), 2, CPU)
+    assert run_ranks(_shared, 2) == [alone, alone]

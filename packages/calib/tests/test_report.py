@@ -142,7 +142,9 @@ def test_data_that_are_gone_are_named_and_the_rest_stays(copy: Path) -> None:
     page = report(copy).read_text()
     assert "are left out, they cannot be opened here: there is no file gone.npz" in page
     assert "By class" in page
-    assert "How much correction is needed" not in page
+    # The source is still there and still shown.
+    assert "Source: of" in page
+    assert "Target: of" not in page
 
 
 def test_an_unfinished_run_has_no_report(loud: Path) -> None:

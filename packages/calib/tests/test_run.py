@@ -1,6 +1,7 @@
 """A run: one seed, several, resumed; the classifier that it trains can be used again."""
 
 import json
+import shutil
 import signal
 
 import numpy as np
@@ -12,9 +13,11 @@ from calib.cli import main
 from calib.config import AdaptConfig, LossWeights, Training
 from calib.data import open_domains
 from calib.evaluate import evaluate_classifier
+from calib.reevaluate import lines, reevaluate
 from calib.source_classifier import is_trained_here, origin, the_classifier
-from calib.summary import cautions
+from calib.summary import cautions, sentence
 from calib.trained import open_trained
+from PIL import Image
 from shared_core.ops.freeze import changed, checksums, digest
 from shared_core.run.config import ConfigError
 from shared_core.run.folder import RunFolderError
@@ -273,3 +276,33 @@ def test_large_classifiers_at_224_pixels_run_and_verify(config, tmp_path, spec):
     assert result["classifier_unchanged"] is True
     assert result["classifier"] == spec
     assert (tmp_path / "run" / "classifier.safetensors").is_file()
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+def test_a_target_without_labels_runs_to_its_report_without_a_score(config, tmp_path, seeds):
+    root = tmp_path / "target"
+    for number in range(12):
+        path = root / "train/unlabelled" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((16, 16, 3), 20 * number, np.uint8)).save(path)
+    shutil.copytree(root / "train", root / "test")
+    config = config.model_copy(
+        update={"target": f"imagefolder:{root}", "seeds": seeds, "baselines": ["moment_matching"]}
+    )
+    with pytest.warns(UserWarning, match="no score on the target"):
+        result = run.run(config, tmp_path / "run")
+    check_result(json.loads((tmp_path / "run/result.json").read_text()), run.schema())
+    assert result["target_before"] is result["target_after"] is result["baselines"][0]["target_after"] is None
+    assert result["source_after"] is not None
+    assert any("NO SCORE ON THE TARGET" in said for said in cautions(result))
+    assert "no labels to score" in sentence(result)
+    report = (tmp_path / "run/report.html").read_text()
+    assert "no labels" in report
+    assert "nan" not in report.lower().replace("nanometre", "")
+    with pytest.warns(UserWarning, match="no score on the target"):
+        found = reevaluate(tmp_path / "run", torch.device("cpu"))
+    assert found["cells"][0]["target_before"]["accuracy"] is None
+    assert "-" in next(line for line in lines(found) if line.startswith("target")).split()
+    # Another target with labels is scored.
+    again = reevaluate(tmp_path / "run", torch.device("cpu"), target=config.source)
+    assert again["cells"][0]["target_before"] == again["cells"][0]["source_before"]

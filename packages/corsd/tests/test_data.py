@@ -117,7 +117,7 @@ def test_triplets_through_the_loader(workers):
 def test_one_class_only_and_foreign_labels_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds one class only \(0\); give two or more"):
         open_data(TrainConfig(data=_npz(tmp_path / "a.npz", [0, 0, 0], (0, 0))))
-    with pytest.raises(ValueError, match=r"labels run from 0 to 4, but 2 classes allow 0 to 1"):
+    with pytest.raises(ValueError, match=r"images with the labels 4, but 2 classes allow 0 to 1"):
         open_data(TrainConfig(data=_npz(tmp_path / "b.npz", [0, 1, 1], (0, 4))))
 
 

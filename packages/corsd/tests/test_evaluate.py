@@ -5,6 +5,7 @@ import torch
 from corsd.evaluate import accuracy, evaluate
 from shared_core.data.open import ArrayImages
 from shared_core.data.preprocess import Preprocess
+from shared_core.testing import run_ranks
 from torch import nn
 
 CPU = torch.device("cpu")
@@ -60,3 +61,32 @@ def test_the_net_is_left_in_eval_mode():
     net = Brightest().train()
     accuracy(net, _set(10)[0], PREPROCESS, CPU)
     assert not net.training
+
+
+def test_a_class_without_images_has_no_figure():
+    data, right = _set()
+    kept = right < 3
+    found = evaluate(Brightest(), ArrayImages(data.images[kept], right[kept]), PREPROCESS, CPU)
+    assert found["per_class"] == [100.0, 100.0, 100.0, None]
+
+
+def test_labels_beyond_the_classes_are_refused():
+    data, _ = _set()
+    with pytest.raises(ValueError, match="labels up to 4, but the net 4 classes, 0 to 3"):
+        evaluate(Brightest(), ArrayImages(data.images, torch.full((300,), 4)), PREPROCESS, CPU)
+
+
+def _shared_figures(count):
+    data, _ = _set(count)
+    shared = evaluate(Brightest(), data, PREPROCESS, CPU, (0.1, 0.5), 0, True)
+    return shared, accuracy(Brightest(), data, PREPROCESS, CPU, 0, True)
+
+
+@pytest.mark.parametrize("count", [300, 1700])
+def test_processes_that_share_the_images_find_what_one_finds(count):
+    data, _ = _set(count)
+    alone = evaluate(Brightest(), data, PREPROCESS, CPU, (0.1, 0.5))
+    # Three batches of 500 and one of 200 on two processes; of 300 images the second process has none.
+    for shared, plain in run_ranks(_shared_figures, 2, count):
+        assert shared == alone
+        assert plain == accuracy(Brightest(), data, PREPROCESS, CPU)

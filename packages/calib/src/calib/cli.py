@@ -171,6 +171,7 @@ def translate(arguments: list[str]) -> int:
 
     from dataclasses import replace
 
+    from shared_core.data.classes import in_classes_of
     from shared_core.run.device import choose_device
     from shared_core.run.processes import is_main, leave
 
@@ -191,8 +192,12 @@ def translate(arguments: list[str]) -> int:
     with user_errors():
         choose_device(given.device)
         config = AdaptConfig.model_validate({"data_root": given.data_root})
-        source, target = (open_domain(config, spec, "train") for spec in (given.source, given.target))
-        judge = None if given.judge is None else open_trained(cell_folders(given.judge)[0]).model.classifier
+        source = open_domain(config, given.source, "train")
+        target = open_domain(config, given.target, "train", labelled=False)
+        judge, judged = None, source
+        if given.judge is not None:
+            judging = open_trained(cell_folders(given.judge)[0])
+            judge, judged = judging.model.classifier, in_classes_of(source, judging.class_names, given.source)
     with sentences("calib", f"--out {given.out} --resume") as failed:
         train_translation(source, target, settings, given.seed, given.out, given.resume, given.device)
         with user_errors():
@@ -202,7 +207,7 @@ def translate(arguments: list[str]) -> int:
                 print(f"wrote {count} images: calib adapt --translated imagefolder:{given.out} ...")
                 flips = None
                 if judge is not None:
-                    flips = label_flips(judge, source, translation)
+                    flips = label_flips(judge, judged, translation)
                     print(
                         f"named otherwise than their label: {flips['before']:.2f} % before, "
                         f"{flips['after']:.2f} % after (a changed digit or a strange style)"

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from calib.baselines import METHODS, Labelled, NotApplicableError, Settings, target_supervised
 from calib.config import AdaptConfig
 from calib.data import Domains
-from calib.evaluate import evaluate_classifier
+from calib.evaluate import both_domains
 
 
 def baseline_rows(
@@ -37,10 +37,10 @@ def baseline_rows(
             rows.append({"method": name, "not_applicable": str(error)})
             continue
         scores = {
-            f"{domain}_after": evaluate_classifier(adapted.predict, data, domains.num_classes, device)[
-                "accuracy"
-            ]
-            for domain, data in (("source", domains.source_test), ("target", domains.target_test))
+            f"{domain}_after": scores["accuracy"]
+            for domain, scores in both_domains(
+                adapted.predict, domains.source_test, domains.target_test, domains.num_classes, device
+            ).items()
         }
         seconds = time.perf_counter() - begun
         rows.append({"method": name, **scores, "touched": adapted.touched, "seconds": seconds})

@@ -3,13 +3,17 @@
 Images stay bytes; what a classifier wants beyond [0, 1] is inside it (:class:`calib.classifiers.Normalized`).
 """
 
+import contextlib
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, UInt8
 from shared_core.data.arrays import ArrayImages
+from shared_core.data.classes import NoCommonClassError, in_classes_of, match_classes
 from shared_core.data.masks import ArrayMasks
-from shared_core.data.open import check_labels, labels_of, open_dataset
+from shared_core.data.open import NoSplitError, labels_of, open_dataset
 from shared_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, fitted
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -21,16 +25,22 @@ PHOTO_DIGITS = "photo-digits"
 
 
 class Domains(NamedTuple):
-    """Data sets of (uint8 image, label or mask); `source_train` holds the translated images if a run names some."""
+    """Data sets of (uint8 image, label or mask); `source_train` holds the translated images if a run names some.
+
+    Labels are places in `class_names`, which are the source's.  `target_test` is None where the target has no test
+    images whose labels are among them: there is nothing to score.  Without `target_labelled` the labels of
+    `target_train` mean nothing; training does not read them.
+    """
 
     source_train: Dataset
     source_test: Dataset
     target_train: Dataset
-    target_test: Dataset
+    target_test: Dataset | None
     class_names: list[str]
     channels: int
     segmentation: bool
     preprocess: Preprocess | None
+    target_labelled: bool = True
 
     @property
     def num_classes(self) -> int:
@@ -40,51 +50,102 @@ class Domains(NamedTuple):
 def open_domains(config: AdaptConfig) -> Domains:
     """Open what a configuration names.
 
+    Labels are matched by the names of classes.  The target's training images need none; where its test images
+    have none that fit, there is no score, with a warning.
+
     Raises:
-        ValueError: an unknown data set, labels beyond the classes, or one domain with a label per image and the
-            other with a label per pixel.
+        ValueError: an unknown data set, classes that the source does not have, or one domain with a label per image
+            and the other with a label per pixel.
         FileNotFoundError: data that are not there.
     """
-    found = [
-        open_domain(config, spec, split)
-        for spec, split in (
-            (config.source, "train"),
-            (config.source, "test"),
-            (config.target, "train"),
-            (config.target, "test"),
-        )
-    ]
+    source = [open_domain(config, config.source, split) for split in ("train", "test")]
+    target_train, target_test = open_domain(config, config.target, "train", labelled=False), None
+    with contextlib.suppress(NoSplitError):
+        target_test = open_domain(config, config.target, "test", labelled=False)
+    names = _class_names(config, source[0])
     if config.translated is not None:
-        found[0] = open_domain(config, config.translated, "train")
+        source[0] = open_domain(config, config.translated, "train")
+    found = [*source, target_train, *([] if target_test is None else [target_test])]
     masks = [has_masks(part) for part in found]
-    if any(masks):
-        if not all(masks):
+    if any(masks) and not all(masks):
+        raise ValueError(
+            f"source {config.source} and target {config.target} differ: one has a label per pixel, one per image"
+        )
+    fit = _preprocess(config, source[1]) if not any(masks) else None
+
+    def domain(part: Dataset, what: str, warn: bool = True) -> Dataset:
+        return fit_to(part, names, f"the {what}", fit, config.ignore_label, warn)
+
+    translated = config.translated or f"{config.source} (train)"
+    source_train = domain(source[0], f"source {translated}")
+    source_test = domain(source[1], f"source {config.source} (test)")
+    labelled = True
+    try:
+        target_train = domain(target_train, f"target {config.target} (train)", warn=False)
+    except ValueError as error:
+        if config.selection == "oracle" or "target_supervised" in config.baselines:
             raise ValueError(
-                f"source {config.source} and target {config.target} differ: one has a label per pixel, one per image"
-            )
-        names = cast(ArrayMasks, found[0]).class_names[: config.num_classes]
-        channels = len(cast(Any, found[0])[0][0])
-        return Domains(*found, names, channels, True, None)
-    labels = labels_of(found[0])
-    named = getattr(found[0], "class_names", None) or map(str, range(int(labels.max()) + 1))
-    names = list(named)[: config.num_classes]
-    names += [str(k) for k in range(len(names), config.num_classes or 0)]
-    check_labels(labels, len(names))
-    check_labels(labels_of(found[1]), len(names))
-    preprocess = _preprocess(config, found[1])
-    parts = [fitted(part, preprocess) for part in found]
-    return Domains(*parts, names, preprocess.channels, False, preprocess)
+                f"selection 'oracle' and the baseline target_supervised need target labels: {error}"
+            ) from error
+        labelled, target_train = False, target_train if fit is None else fitted(target_train, fit)
+    if target_test is not None:
+        target_test = scored(lambda: domain(cast(Dataset, target_test), f"target {config.target} (test)"))
+    else:
+        warnings.warn(f"the target {config.target} has no test images: it gets no score", stacklevel=2)
+    channels = fit.channels if fit is not None else len(cast(Any, source[0])[0][0])
+    four = (source_train, source_test, target_train, target_test)
+    return Domains(*four, names, channels, any(masks), fit, labelled)
 
 
-def open_domain(config: AdaptConfig, spec: str, split: str) -> Dataset:
-    """One split of one domain, as it lies on the disk."""
+def scored(open_set: Callable[[], Dataset]) -> Dataset | None:
+    """What `open_set` opens; None, with a warning, if no label of it is one of the classes."""
+    try:
+        return open_set()
+    except NoCommonClassError as error:
+        warnings.warn(f"no score on the target: {error}", stacklevel=2)
+        return None
+
+
+def fit_to(
+    part: Dataset,
+    class_names: Sequence[str],
+    what: str,
+    preprocess: Preprocess | None,
+    ignore: int,
+    warn: bool = True,
+) -> Dataset:
+    """A data set with labels that are places in `class_names`, at the classifier's size unless it has masks.
+
+    Raises ValueError as :func:`shared_core.data.classes.in_classes_of`, and for scenes of other classes.
+    """
+    if isinstance(part, streets.SceneFiles):
+        places = match_classes(part.class_names, class_names, range(len(part.class_names)), what)
+        if places != list(range(len(places))):
+            raise ValueError(f"{what} lists its classes in another order than {', '.join(class_names)}")
+        return part
+    part = in_classes_of(part, class_names, what, warn, ignore)
+    return part if preprocess is None else fitted(part, preprocess)
+
+
+def _class_names(config: AdaptConfig, source: Dataset) -> list[str]:
+    names = getattr(source, "class_names", None)
+    if names is None:
+        names = map(str, range(int(labels_of(source).max()) + 1))
+    names = list(names)[: config.num_classes]
+    if has_masks(source):
+        return names
+    return names + [str(k) for k in range(len(names), config.num_classes or 0)]
+
+
+def open_domain(config: AdaptConfig, spec: str, split: str, labelled: bool = True) -> Dataset:
+    """One split of one domain, as it lies on the disk; a folder may lack classes if it is not to be `labelled`."""
     if spec == PHOTO_DIGITS:
         return photo_digits(split)
     if spec in streets.NAMES:
         if config.on_bad != "raise":
             raise ValueError(f"on_bad={config.on_bad!r}: of {spec} only 'raise' is offered")
         return streets.open_scenes(spec, split, config.data_root, config.scene_size)
-    return open_dataset(spec, split, config.data_root, config.download, config.on_bad)
+    return open_dataset(spec, split, config.data_root, config.download, config.on_bad, labelled)
 
 
 def has_masks(dataset: Dataset) -> bool:

@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int64
-from shared_core.data.loader import test_loader
+from shared_core.data.loader import dealt_loader
+from shared_core.ops.gather import gather_objects, rank, world_size
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -20,28 +21,46 @@ Predict = Callable[[Tensor], Tensor]
 
 @torch.no_grad()
 def evaluate_classifier(
-    predict: Predict, dataset: Dataset, num_classes: int, device: torch.device
+    predict: Predict,
+    dataset: Dataset,
+    num_classes: int,
+    device: torch.device,
+    workers: int = 0,
+    shared: bool = False,
 ) -> dict[str, Any]:
     """Accuracy and per-class accuracy in percent, and the confusion matrix [label][prediction].
 
-    `predict` takes floats in [0, 1] and gives logits.
+    `predict` takes floats in [0, 1] and gives logits.  With `shared` all processes must call it; each takes every
+    n-th batch, and the counts are summed.
+
+    Raises ValueError for labels beyond the classes.
     """
+    part = (rank(), world_size()) if shared else (0, 1)
     matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    for images, labels in test_loader(dataset, 500):
+    for images, labels in dealt_loader(dataset, 500, workers, *part):
+        if int(labels.max()) >= num_classes:
+            raise ValueError(
+                f"the images have labels up to {int(labels.max())}, but the classifier {num_classes} classes, 0 to "
+                f"{num_classes - 1}: match them by name with shared_core.data.classes.in_classes_of"
+            )
         found = predict(as_floats(images.to(device))).argmax(1).cpu()
         matrix += torch.bincount(labels * num_classes + found, minlength=num_classes**2).view_as(matrix)
-    return scores_of(matrix)
+    return scores_of(_summed(matrix) if shared else matrix)
 
 
 def scores_of(matrix: Int64[Tensor, "classes classes"]) -> dict[str, Any]:
-    """Accuracy, accuracy per class (None without images of it) and the matrix as lists."""
+    """Accuracy, accuracy per class and the matrix as lists; None for an accuracy without images."""
     right, count = matrix.diagonal(), matrix.sum(1)
     per_class = [round(100 * int(r) / int(n), 2) if n else None for r, n in zip(right, count, strict=True)]
     return {
-        "accuracy": 100 * int(right.sum()) / max(int(count.sum()), 1),
+        "accuracy": 100 * int(right.sum()) / int(count.sum()) if count.sum() else None,
         "per_class": per_class,
         "confusion": matrix.tolist(),
     }
+
+
+def _summed(matrix: Tensor) -> Tensor:
+    return torch.stack(gather_objects(matrix)).sum(0)
 
 
 def is_near_chance(matrix: Int64[Tensor, "classes classes"]) -> bool:
@@ -60,12 +79,23 @@ def is_near_chance(matrix: Int64[Tensor, "classes classes"]) -> bool:
 
 @torch.no_grad()
 def evaluate_segmenter(
-    predict: Predict, dataset: Dataset, num_classes: int, device: torch.device, ignore: int = 255
+    predict: Predict,
+    dataset: Dataset,
+    num_classes: int,
+    device: torch.device,
+    ignore: int = 255,
+    workers: int = 0,
+    shared: bool = False,
 ) -> dict[str, Any]:
-    """mIoU (as "accuracy", the figure that leads), fwIoU, pixel accuracy and IoU per class, in percent."""
+    """mIoU (as "accuracy", the figure that leads), fwIoU, pixel accuracy and IoU per class, in percent.
+
+    `shared` as in :func:`evaluate_classifier`.
+    """
+    part = (rank(), world_size()) if shared else (0, 1)
     matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    for images, masks in test_loader(dataset, 8):
+    for images, masks in dealt_loader(dataset, 8, workers, *part):
         matrix += confusion(predict(as_floats(images.to(device))).cpu(), masks, ignore)
+    matrix = _summed(matrix) if shared else matrix
     scores = segmentation_scores(matrix)
     return {
         "accuracy": scores.miou,
@@ -80,17 +110,24 @@ def evaluate_segmenter(
 def both_domains(
     predict: Predict,
     source_test: Dataset,
-    target_test: Dataset,
+    target_test: Dataset | None,
     num_classes: int,
     device: torch.device,
     ignore: int | None = None,
+    workers: int = 0,
+    shared: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Evaluations of `predict` by domain, "source" and "target"; `ignore` given: segmentation."""
+    """Evaluations of `predict` by domain, "source" and "target"; `ignore` given: segmentation.
 
-    def score(dataset: Dataset) -> dict[str, Any]:
+    Without target images that can be scored every figure of the target is None.
+    """
+
+    def score(dataset: Dataset | None) -> dict[str, Any]:
+        if dataset is None:
+            return scores_of(torch.zeros(num_classes, num_classes, dtype=torch.int64))
         if ignore is None:
-            return evaluate_classifier(predict, dataset, num_classes, device)
-        return evaluate_segmenter(predict, dataset, num_classes, device, ignore)
+            return evaluate_classifier(predict, dataset, num_classes, device, workers, shared)
+        return evaluate_segmenter(predict, dataset, num_classes, device, ignore, workers, shared)
 
     return {"source": score(source_test), "target": score(target_test)}
 
@@ -98,10 +135,12 @@ def both_domains(
 def four_numbers(
     model: CalibratedClassifier,
     source_test: Dataset,
-    target_test: Dataset,
+    target_test: Dataset | None,
     num_classes: int,
     device: torch.device,
     ignore: int | None = None,
+    workers: int = 0,
+    shared: bool = False,
     before: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Evaluations by name: source_before, source_after, target_before, target_after.
@@ -110,7 +149,7 @@ def four_numbers(
     an adaptation lets the classifier drift.  The model is left in eval mode.
     """
     model.to(device).eval()
-    domains = (source_test, target_test, num_classes, device, ignore)
+    domains = (source_test, target_test, num_classes, device, ignore, workers, shared)
     before = before or both_domains(model.classifier, *domains)
     after = both_domains(cast(Predict, model), *domains)
     return {

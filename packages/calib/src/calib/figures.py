@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from shared_core.run.axes import class_ticks, legend_beside, plain_axes, side_by_side
+from shared_core.run.axes import class_ticks, legend_beside, plain_axes, row_percent, side_by_side
 
 INK, QUIET, BEFORE, AFTER = "#22262b", "#8b9199", "#c0603a", "#2b5f75"
 COLOURS = (AFTER, BEFORE, "#7a9a3c", "#8a6bb0", "#c49a2c", "#4f9ea0", "#b05b86", "#6b7078")
@@ -57,7 +57,7 @@ def confusion(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) ->
     figure, panels = side_by_side(len(matrices), 4.4 * len(matrices) + 0.4, 4.2, grid=False)
     pictures = []
     for axes, (name, counts) in zip(panels, matrices.items(), strict=True):
-        percent = 100 * counts / counts.sum(1, keepdims=True).clip(1)
+        percent = row_percent(counts)
         pictures.append(axes.imshow(percent, vmin=0, vmax=100, cmap="Blues"))
         if len(counts) <= 12:
             for (row, column), value in np.ndenumerate(percent):

@@ -22,7 +22,7 @@ from shared_core.run.seal import check_seal
 
 from calib.calibrator import Calibrator
 from calib.pretrained import ARGUMENTS, CONFIG, WEIGHTS, load_calibrator, save_calibrator, settings
-from calib.summary import cautions, domain_name, sentence
+from calib.summary import cautions, domain_name, figure_words, sentence
 from calib.trained import cell_folders
 
 FIGURES = (
@@ -119,7 +119,7 @@ def _card(calibrator: HubCalibrator) -> str:
         for domain in ("source", "target"):
             for when, words in (("before", "without the calibrator"), ("after", "with it")):
                 name, spread = f"{domain}_{when}", r.get(f"{domain}_{when}_sd")
-                value = f"{r[name]:.2f}" + ("" if spread is None else f" ± {spread:.2f}")
+                value = figure_words(r[name]) + ("" if spread is None else f" ± {spread:.2f}")
                 figures[f"{r['measure']} on {r[domain]}, the {domain}, {words}, %"] = value
     figures |= {
         "classifier": r.get("classifier"),

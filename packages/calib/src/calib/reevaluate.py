@@ -2,14 +2,16 @@
 
 import statistics
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from shared_core.run.atomic import read_json, write_json
 
+from calib.data import scored
 from calib.evaluate import four_numbers
-from calib.summary import cautions
+from calib.summary import cautions, figure_words
 from calib.trained import DRIFTED, cell_folders, open_test, open_trained
 
 FOUR = ("source_before", "source_after", "target_before", "target_after")
@@ -29,16 +31,18 @@ def reevaluate(
 
     Returns:
         {"source", "target", "measure", "class_names", "cautions", "cells": [{"seed", "source_before": {"accuracy",
-        "per_class", "confusion"}, ..., "classifier_unchanged"}]}, in percent.
+        "per_class", "confusion"}, ..., "classifier_unchanged"}]}, in percent; None without images that can be scored.
 
     Raises:
-        ValueError: an unfinished adaptation, an unknown data set, or labels that the classifier does not know.
+        ValueError: an unfinished adaptation, an unknown data set, or classes that the classifier does not know.
         FileNotFoundError: data that are not there.
     """
     first = open_trained(cell_folders(run)[0])
     cells = list(_evaluated(run, device, source, target, root, calibrator))
     result = read_json(first.folder / "result.json")
-    result |= {name: statistics.fmean(cell[name]["accuracy"] for cell in cells) for name in FOUR}
+    for name in FOUR:
+        values = [cell[name]["accuracy"] for cell in cells]
+        result[name] = None if None in values else statistics.fmean(values)
     if calibrator is not None:
         # How this run trained and chose its own calibrator says nothing of another one.
         result |= {"oracle": False, "note": "", "chosen_step": None}
@@ -70,7 +74,7 @@ def _evaluated(
         numbers = four_numbers(
             trained.model,
             open_test(trained, "source", source, root),
-            open_test(trained, "target", target, root),
+            scored(partial(open_test, trained, "target", target, root)),
             len(trained.class_names),
             device,
             trained.config.ignore_label if trained.segmentation else None,
@@ -87,7 +91,8 @@ def lines(evaluation: dict[str, Any]) -> list[str]:
         for domain in ("source", "target"):
             before, after = (cell[f"{domain}_{when}"]["accuracy"] for when in ("before", "after"))
             name = f"{domain} {evaluation[domain]}"
-            rows.append([name, str(cell["seed"]), f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}"])
+            change = "-" if before is None or after is None else f"{after - before:+.2f}"
+            rows.append([name, str(cell["seed"]), figure_words(before), figure_words(after), change])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     table = []
     for row in rows:

@@ -1,5 +1,6 @@
 """report.html of a run: the four numbers, what the correction looks like, how it came about."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from shared_core.run.seal import check_seal
 
 from calib import figures, report_analysis, report_images, report_training
 from calib.samples import sample
-from calib.summary import BASELINE_NAMES, cautions, domain_name, sentence
+from calib.summary import BASELINE_NAMES, cautions, domain_name, figure_words, sentence
 from calib.trained import cell_folders, open_test, open_trained
 
 FOUR = ("source_before", "source_after", "target_before", "target_after")
@@ -100,7 +101,9 @@ def _outcome(result: dict[str, Any], cells: list[tuple[dict[str, Any], Path]]) -
         + (" and chose." if result["oracle"] else ", and nothing else.")
     )
     numbers = {
-        domain: (result[f"{domain}_before"], result[f"{domain}_after"]) for domain in ("target", "source")
+        domain: (result[f"{domain}_before"], result[f"{domain}_after"])
+        for domain in ("target", "source")
+        if result[f"{domain}_before"] is not None
     }
     return [
         cards(shown),
@@ -150,9 +153,10 @@ def _baselines(result: dict[str, Any]) -> list[Markup]:
         scores = {"target %": row["target_after"], "source %": row["source_after"]}
         rows.append({"method": name, **scores, "touched in the classifier": row["touched"]})
     for row in rows:
-        gain, cost = row["target %"] - result["target_before"], row["source %"] - result["source_before"]
-        row |= {"target gain": f"{gain:+.2f}", "source change": f"{cost:+.2f}"}
-        row |= {"target %": f"{row['target %']:.2f}", "source %": f"{row['source %']:.2f}"}
+        row["source change"] = f"{row['source %'] - result['source_before']:+.2f}"
+        scored = row["target %"] is not None
+        row["target gain"] = f"{row['target %'] - result['target_before']:+.2f}" if scored else "-"
+        row |= {name: figure_words(row[name]) for name in ("target %", "source %")}
     order = ("method", "target %", "target gain", "source %", "source change", "touched in the classifier")
     caption = (
         "Both test sets, in percent and in points against source only. Methods that touch the classifier give a "
@@ -168,13 +172,14 @@ def _seeds(cells: list[tuple[dict[str, Any], Path]]) -> list[Markup]:
     if len(cells) == 1:
         return []
     rows = [
-        {"seed": result["seed"], **{name.replace("_", " "): f"{result[name]:.2f}" for name in FOUR}}
+        {"seed": result["seed"], **{name.replace("_", " "): figure_words(result[name]) for name in FOUR}}
         | {"kept step": result["chosen_step"]}
         for result, _ in cells
     ]
     gains = {
         domain: [result[f"{domain}_after"] - result[f"{domain}_before"] for result, _ in cells]
         for domain in ("target", "source")
+        if cells[0][0][f"{domain}_before"] is not None
     }
     caption = "A dot is one seed, a stroke the mean; numbers are mean ± standard deviation."
     return [heading("By seed"), table(rows, "In percent."), figure(figures.seeds_dots(gains), caption)]
@@ -182,18 +187,29 @@ def _seeds(cells: list[tuple[dict[str, Any], Path]]) -> list[Markup]:
 
 @torch.no_grad()
 def _pictures(cell: Path) -> list[Markup]:
+    samples, missing = {}, []
     try:
         trained = open_trained(cell)
-        tests = {"target": open_test(trained, "target"), "source": open_test(trained, "source")}
     except (ValueError, OSError, ImportError) as error:
         return [
             heading("Images"),
-            text(f"Images and the curve over epsilon are left out, they cannot be opened here: {error}."),
+            text(f"Images are left out, the classifier cannot be opened here: {error}."),
         ]
     # The page may be written on another machine than the run's.
     device = choose_device("cpu" if trained.config.device == "cpu" else "auto")
-    samples = {name: sample(trained, test, device) for name, test in tests.items()}
+    for name in ("target", "source"):
+        try:
+            with warnings.catch_warnings():
+                # Said when the run began.
+                warnings.simplefilter("ignore", UserWarning)
+                samples[name] = sample(trained, open_test(trained, name), device)
+        except (ValueError, OSError, ImportError) as error:
+            missing.append(f"Images of the {name} are left out, they cannot be opened here: {error}.")
+    said = [heading("Images"), text("\n\n".join(missing))] if missing else []
+    if not samples:
+        return said
     return [
+        *said,
         *report_images.pictures(trained, samples),
         *report_images.over_epsilon(trained, samples, device),
     ]
@@ -201,4 +217,6 @@ def _pictures(cell: Path) -> list[Markup]:
 
 def _percent(result: dict[str, Any], name: str) -> str:
     spread = result.get(f"{name}_sd")
+    if result[name] is None:
+        return "no labels"
     return f"{result[name]:.2f} %" if spread is None else f"{result[name]:.2f} ± {spread:.2f} %"

@@ -105,15 +105,17 @@ def over_epsilon(trained: Trained, samples: Mapping[str, Shown], device: torch.d
 
 
 def classes(evaluations: Sequence[dict[str, Any]], measure: str) -> list[Markup]:
-    """Scores per class, mean over seeds, and confusion on the target of the first seed."""
+    """Scores per class, mean over seeds, and confusion of the first seed, on the target if it has labels."""
     names = evaluations[0]["class_names"]
     unit = "IoU" if measure == "mIoU" else measure
     domains = {
         domain: tuple(_mean_per_class(evaluations, f"{domain}_{when}") for when in ("before", "after"))
         for domain in ("target", "source")
+        if evaluations[0][f"{domain}_before"]["accuracy"] is not None
     }
+    shown = next(iter(domains))
     matrices = {
-        f"target, {words} the calibrator": np.array(evaluations[0][f"target_{when}"]["confusion"])
+        f"{shown}, {words} the calibrator": np.array(evaluations[0][f"{shown}_{when}"]["confusion"])
         for when, words in (("before", "without"), ("after", "with"))
     }
     mean = ", mean over seeds" if len(evaluations) > 1 else ""
@@ -125,10 +127,14 @@ def classes(evaluations: Sequence[dict[str, Any]], measure: str) -> list[Markup]
             figures.per_class(cast(Any, domains), names, unit),
             f"{unit[0].upper()}{unit[1:]} of every class{mean}.",
         ),
-        figure(figures.confusion(matrices, names), f"{what} of the target's test set{first}."),
+        figure(figures.confusion(matrices, names), f"{what} of the {shown}'s test set{first}."),
     ]
     if measure == "mIoU":
-        rows = [f"{key.replace('_', ' ')}: {_segmentation_words(evaluations[0][key])}" for key in FOUR]
+        rows = [
+            f"{key.replace('_', ' ')}: {_segmentation_words(evaluations[0][key])}"
+            for key in FOUR
+            if key.startswith(tuple(domains))
+        ]
         sections.append(text("\n".join(rows)))
     return sections
 

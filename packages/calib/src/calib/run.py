@@ -126,7 +126,15 @@ def run_cell(
     calibrator = build_calibrator(config, domains.channels)
     model = attach(classifier, calibrator)
     ignore = config.ignore_label if domains.segmentation else None
-    tests = (domains.source_test, domains.target_test, domains.num_classes, device, ignore)
+    tests = (
+        domains.source_test,
+        domains.target_test,
+        domains.num_classes,
+        device,
+        ignore,
+        config.workers,
+        True,
+    )
     alone = both_domains(model.to(device).classifier, *tests)
     near_chance = is_near_chance(torch.tensor(alone["source"]["confusion"]))
     if is_main():
@@ -270,8 +278,10 @@ def adapt_model(
 def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
     """The cells' result with means in place of single figures, and the figures of each seed in `cells`."""
     averaged = (*FOUR, "latency_ratio", "seconds")
-    means = {name: statistics.fmean(result[name] for result in results) for name in averaged}
-    spread = {f"{name}_sd": statistics.stdev(result[name] for result in results) for name in FOUR}
+    # A target without labels that fit has no score, on any seed.
+    columns = {name: [result[name] for result in results] for name in averaged}
+    means = {name: None if None in values else statistics.fmean(values) for name, values in columns.items()}
+    spread = {f"{name}_sd": statistics.stdev(columns[name]) for name in FOUR if None not in columns[name]}
     unchanged = all(result["classifier_unchanged"] for result in results)
     whole = {**results[0], **means, **spread, "classifier_unchanged": unchanged, "cells": results}
     # A cell that an earlier version finished does not say.

@@ -27,9 +27,15 @@ UNTRAINED = (
 
 def sentence(result: dict[str, Any]) -> str:
     """What was gained on the target and what it cost on the source, and no more than the run shows."""
-    gain, cost = (result[f"{name}_after"] - result[f"{name}_before"] for name in ("target", "source"))
-    target = f"With the calibrator, {result['measure']} on {domain_name(result['target'])} is {_moved(gain)}"
-    source = f"on the source {domain_name(result['source'])} it is {_moved(cost)}"
+    cost = _moved(result["source_after"] - result["source_before"])
+    target = f"The target {domain_name(result['target'])} has no labels to score"
+    source = (
+        f"on the source {domain_name(result['source'])} {result['measure']} is {cost} with the calibrator"
+    )
+    if result["target_before"] is not None:
+        gain = _moved(result["target_after"] - result["target_before"])
+        target = f"With the calibrator, {result['measure']} on {domain_name(result['target'])} is {gain}"
+        source = f"on the source {domain_name(result['source'])} it is {cost}"
     seeds = len(result.get("cells", [result]))
     count = "one seed" if seeds == 1 else f"mean of {seeds} seeds"
     return f"{target}; {source} ({count})."
@@ -68,7 +74,11 @@ def cautions(result: dict[str, Any]) -> list[str]:
             "The classifier gives no gradient: the calibrator was trained in front of a stand-in distilled from its "
             "answers. The figures are of the real classifier."
         )
-    if result["target_after"] < result["target_before"]:
+    if result["target_before"] is None:
+        found.append(
+            "NO SCORE ON THE TARGET: its test images are missing, or have no class in common with the source."
+        )
+    elif result["target_after"] < result["target_before"]:
         found.append("On the target the calibrator does harm in this run: do not use it.")
     if result["chosen_step"] == 0:
         found.append(
@@ -76,6 +86,11 @@ def cautions(result: dict[str, Any]) -> list[str]:
             "while it kept the source."
         )
     return found
+
+
+def figure_words(score: float | None) -> str:
+    """A score in percent with two digits, "-" for none."""
+    return "-" if score is None else f"{score:.2f}"
 
 
 def _moved(points: float) -> str:

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from shared_core.data.open import check_labels, labels_of
-from shared_core.data.preprocess import Preprocess, fitted
+from shared_core.data.preprocess import Preprocess
 from shared_core.ops.freeze import checksums, digest
 from shared_core.run.atomic import read_json
 from shared_core.run.config import load_yaml
@@ -15,7 +14,7 @@ from torch.utils.data import Dataset
 
 from calib.attachment import CalibratedClassifier, attach
 from calib.config import AdaptConfig
-from calib.data import Domains, has_masks, open_domain
+from calib.data import Domains, fit_to, has_masks, open_domain
 from calib.pretrained import load_calibrator
 from calib.source_classifier import bare, build_classifier
 
@@ -93,19 +92,19 @@ def open_test(
     """The test images of one domain of the run, or of another data set with the same classes.
 
     Raises:
-        ValueError: an unknown data set, labels that the classifier does not know, or masks in place of labels.
+        NoCommonClassError: no label of the data set is one of the classifier's classes.
+        ValueError: an unknown data set, classes that the classifier does not know, or masks in place of labels.
         FileNotFoundError: data that are not there.
     """
     config = trained.config if root is None else trained.config.model_copy(update={"data_root": root})
     named = spec or getattr(config, domain)
-    found = open_domain(config, named, "test")
+    found = open_domain(config, named, "test", labelled=domain == "source")
     if has_masks(found) != trained.segmentation:
         wanted = "one label per pixel" if trained.segmentation else "one label per image"
         raise ValueError(f"{named} does not fit this run, whose classifier gives {wanted}")
-    if trained.preprocess is None:
-        return found
-    check_labels(labels_of(found), len(trained.class_names))
-    return fitted(found, trained.preprocess)
+    return fit_to(
+        found, trained.class_names, f"the {domain} {named}", trained.preprocess, config.ignore_label
+    )
 
 
 def _preprocess(record: dict[str, Any]) -> Preprocess:

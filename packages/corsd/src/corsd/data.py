@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from shared_core.data.augment import crop_flip
+from shared_core.data.classes import in_classes_of
 from shared_core.data.loader import KeyedDataset
 from shared_core.data.open import ArrayImages, FolderImages, check_labels, labels_of, open_dataset
 from shared_core.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, Fitted, Preprocess, fitted
@@ -39,7 +40,7 @@ def open_data(config: TrainConfig) -> Data:
     labels = labels_of(train)
     names = list(getattr(train, "class_names", None) or map(str, range(int(labels.max()) + 1)))
     check_labels(labels, len(names))
-    check_labels(labels_of(test), len(names))
+    test = in_classes_of(test, names, f"{config.data} (test)")
     if len(labels.unique()) < 2:
         raise ValueError(f"the training set holds one class only ({names[int(labels[0])]}); give two or more")
     chosen, held_out = split(labels, config.validation, config.images_per_class)

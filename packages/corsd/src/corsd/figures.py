@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from shared_core.run.axes import class_ticks, legend_beside, plain_axes, side_by_side
+from shared_core.run.axes import class_ticks, legend_beside, plain_axes, row_percent, side_by_side
 
 INK, QUIET, OWN, OTHER = "#22262b", "#8b9199", "#2b5f75", "#c0603a"
 COLOURS = (OWN, OTHER, "#7a9a3c", "#8a6bb0", "#c49a2c", "#4f9ea0", "#b05b86", "#6b7078", "#3f6fc0", "#93563a")
@@ -114,7 +114,7 @@ def per_class(accuracy: Mapping[str, Values], class_names: Sequence[str]) -> Fig
 def confusion(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     """True class by row, predicted class by column, in percent of the row."""
     figure, (axes,) = side_by_side(1, 5.4, 4.6, grid=False)
-    percent = 100 * counts / counts.sum(1, keepdims=True).clip(1)
+    percent = row_percent(counts)
     picture = axes.imshow(percent, vmin=0, vmax=100, cmap="Blues")
     if len(counts) <= 15:
         for (row, column), value in np.ndenumerate(percent):

@@ -25,10 +25,11 @@ def reevaluate(
 
     Returns:
         {"data", "which", "class_names", "cells": [{"method", "seed", "accuracy", "per_class",
-        "calibration_error", "noise", "exits"}]}, in percent; "exits" is None where none were trained.
+        "calibration_error", "noise", "exits"}]}, in percent; "exits" is None where none were trained, and a class
+        without images has None in "per_class".
 
     Raises:
-        ValueError: an unfinished training, an unknown data set, or labels that the nets do not know.
+        ValueError: an unfinished training, an unknown data set, or classes that the nets do not know.
     """
     cells = list(_evaluated(run, device, which, spec, root))
     first = open_trained(cell_folders(run)[0], which)
@@ -68,6 +69,11 @@ def _exits(trained: Trained, test: Any, device: torch.device) -> dict[str, float
     return exit_accuracy(logits, labels, stages)
 
 
+def _worst(per_class: list[float | None]) -> float:
+    """The lowest accuracy of a class that has images."""
+    return min(value for value in per_class if value is not None)
+
+
 def lines(evaluation: dict[str, Any]) -> list[str]:
     """The evaluation as a small table for the terminal."""
     noises = list(evaluation["cells"][0]["noise"])
@@ -78,7 +84,10 @@ def lines(evaluation: dict[str, Any]) -> list[str]:
             [
                 cell["method"],
                 str(cell["seed"]),
-                *(f"{v:.2f}" for v in (cell["accuracy"], min(cell["per_class"]), cell["calibration_error"])),
+                *(
+                    f"{v:.2f}"
+                    for v in (cell["accuracy"], _worst(cell["per_class"]), cell["calibration_error"])
+                ),
                 *(f"{cell['noise'][sigma]:.2f}" for sigma in noises),
             ]
         )

@@ -27,7 +27,7 @@ def test_images(
 ) -> list[Markup]:
     logits, labels = _predicted(trained, test, device)
     method, seed, names = trained.config.method, trained.config.seeds[0], trained.class_names
-    per_class: dict[str, list[list[float]]] = {}
+    per_class: dict[str, list[list[float | None]]] = {}
     noise: dict[str, dict[float, list[float]]] = {}
     for result, _ in cells:
         name = NAMES[result["method"]]
@@ -36,7 +36,8 @@ def test_images(
             levels.setdefault(float(sigma), []).append(value)
         if result["method"] in (method, "ce"):
             per_class.setdefault(name, []).append(result["per_class"])
-    means = {name: np.mean(values, axis=0).tolist() for name, values in per_class.items()}
+    # None, where a class has no image, becomes NaN, which is drawn as nothing.
+    means = {name: np.mean(np.array(values, dtype=float), axis=0) for name, values in per_class.items()}
     right = logits.argmax(1) == labels
     counts = torch.zeros(len(names), len(names)).index_put_(
         (labels, logits.argmax(1)), torch.ones(len(labels)), accumulate=True

@@ -87,6 +87,7 @@ def _train(
     images = training_set(config, data, seed, with_index=config.method in ("ps_kd", "dlb"))
     loader = make_loader(images, batches, workers=config.workers, pin_memory=device.type == "cuda")
     steps = max(1, round(config.epochs * len(data.labels) / config.batch_size))
+    reading = (config.workers, True)  # evaluation: by the run's workers, shared among processes
     evaluate_every = config.evaluate_every or max(1, len(data.labels) // config.batch_size)
 
     # net, method, optimizer: their first values depend on the seed alone
@@ -181,7 +182,7 @@ def _train(
                     time={"step_seconds": seconds, "images_per_second": config.batch_size / seconds},
                 )
             if data.validation is not None and (step % evaluate_every == 0 or step == steps):
-                score = accuracy(net, data.validation, data.preprocess, device)
+                score = accuracy(net, data.validation, data.preprocess, device, *reading)
                 method.train()
                 if log:
                     log.log(step, validation=score)
@@ -203,8 +204,8 @@ def _train(
         "dataset": config.data,
         "net": config.model,
         "seed": seed,
-        **evaluate(net, data.test, data.preprocess, device, NOISE),
-        "train_accuracy": accuracy(net, data.train, data.preprocess, device),
+        **evaluate(net, data.test, data.preprocess, device, NOISE, *reading),
+        "train_accuracy": accuracy(net, data.train, data.preprocess, device, *reading),
         "images_seen": steps * config.batch_size,
         "steps": steps,
         "seconds": time.perf_counter() - begun,
@@ -220,7 +221,7 @@ def _train(
         result |= {
             "validation_best": state["best"],
             "validation_best_step": state["best_step"],
-            "accuracy_best_on_validation": accuracy(net, data.test, data.preprocess, device),
+            "accuracy_best_on_validation": accuracy(net, data.test, data.preprocess, device, *reading),
         }
     if main:
         write_json(out / "preprocess.json", {**data.preprocess.record(), "class_names": data.class_names})

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from shared_core.data.open import ArrayImages, check_labels, labels_of
+from shared_core.data.classes import in_classes_of
+from shared_core.data.open import ArrayImages
 from shared_core.data.preprocess import Preprocess, fitted
 from shared_core.run import checkpoint
 from shared_core.run.atomic import read_json
@@ -76,11 +77,11 @@ def open_test(trained: Trained, spec: str | None = None, root: Path | None = Non
     """The test images of the run's data set, or of another one with the same classes, as the net wants them.
 
     Raises:
-        ValueError: an unknown data set, or labels that the net has no output for.
+        ValueError: an unknown data set, or classes that the net does not know.
     """
     changed = {name: value for name, value in {"data": spec, "data_root": root}.items() if value is not None}
-    found = data.open_split(trained.config.model_copy(update=changed), "test")
-    check_labels(labels_of(found), len(trained.class_names))
+    config = trained.config.model_copy(update=changed)
+    found = in_classes_of(data.open_split(config, "test"), trained.class_names, f"{config.data} (test)")
     return fitted(found, trained.preprocess)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from shared_core.data.images import SUFFIXES, BadImageError, printable, read_image, warn_left_out
+from shared_core.data.labels import UNLABELLED
 from shared_core.data.walk import Walk, above, identity, is_hidden, walk_all
 
 
@@ -19,7 +20,8 @@ class FolderImages(Dataset):
     they are more than `max_bad_share` of all files, it is an error.
 
     Hidden names and links back to folders above are left out, with a warning that counts them
-    (:mod:`shared_core.data.walk`), as are images beside the class folders.
+    (:mod:`shared_core.data.walk`), as are images beside the class folders.  With `class_names=[UNLABELLED]` a folder
+    without sub-folders is of that one class.
 
     Raises FileNotFoundError without the folder, ValueError without classes or images, or for one folder under
     two class names.
@@ -37,7 +39,8 @@ class FolderImages(Dataset):
             raise ValueError(f"on_bad is {on_bad!r}; it must be 'raise' or 'skip'")
         folder = os.path.expanduser(folder)
         self.folder, self.on_bad, self.mode, self.max_bad_share = folder, on_bad, mode, max_bad_share
-        found = class_folders(folder)
+        flat = class_names == [UNLABELLED] and not has_classes(folder)
+        found = [UNLABELLED] if flat else class_folders(folder)
         self.class_names = found if class_names is None else class_names
         unknown = sorted(set(found) - set(self.class_names))
         if unknown:
@@ -47,15 +50,14 @@ class FolderImages(Dataset):
         self.files: list[str] = []
         labels: list[int] = []
         self._class_start: list[int] = []
-        walks = dict(
-            zip(found, walk_all([os.path.join(folder, name) for name in found], SUFFIXES), strict=True)
-        )
+        roots = [folder] if flat else [os.path.join(folder, name) for name in found]
+        walks = dict(zip(found, walk_all(roots, SUFFIXES), strict=True))
         for label, name in enumerate(self.class_names):
             files = walks[name].files if name in walks else []
             self._class_start.append(len(self.files))
             self.files += files
             labels += [label] * len(files)
-        beside = _beside(folder, found)
+        beside = Walk([], [], [], []) if flat else _beside(folder, found)
         warn_left_out(folder, [beside, *walks.values()], len(beside.files))
         if not self.files:
             raise ValueError(f"no image lies below the class folders of {printable(folder)}")
@@ -96,6 +98,12 @@ class FolderImages(Dataset):
                 f"{len(bad)} of {len(self)} images cannot be read, more than the share of "
                 f"{self.max_bad_share} that may be skipped: {shown}{', ...' if len(bad) > 5 else ''}"
             )
+
+
+def has_classes(folder: str | os.PathLike[str]) -> bool:
+    """Whether there is a sub-folder that is not hidden."""
+    with os.scandir(folder) as entries:
+        return any(entry.is_dir() and not is_hidden(entry.name) for entry in entries)
 
 
 def class_folders(folder: str | os.PathLike[str]) -> list[str]:

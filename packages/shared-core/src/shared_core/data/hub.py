@@ -6,22 +6,26 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from shared_core.data.images import BadImageError, image_bytes
-from shared_core.data.labels import as_labels
+from shared_core.data.labels import UNLABELLED, NoSplitError, as_labels
 
 
 class HubImages(Dataset):
     """A split of a Hugging Face data set with an image column and a class label column.
 
-    Images are converted as files are (:func:`shared_core.data.images.image_bytes`).
+    Images are converted as files are (:func:`shared_core.data.images.image_bytes`).  With `labelled` off a table
+    without labels, or with -1 for all, has the one class UNLABELLED.
     """
 
-    def __init__(self, table: Any, name: str) -> None:
-        kinds = {column: type(feature).__name__ for column, feature in table.features.items()}
+    def __init__(self, table: Any, name: str, labelled: bool = True) -> None:
+        kinds = _kinds(table)
         self._image = _only(kinds, "Image", name)
-        self._label = _only(kinds, "ClassLabel", name)
         self._table, self._name = table, name
-        self.labels = as_labels(list(table[self._label]))
-        self.class_names = list(table.features[self._label].names)
+        if not labelled and not _has_labels(table, kinds):
+            self.labels, self.class_names = as_labels([0] * len(table)), [UNLABELLED]
+            return
+        label = _only(kinds, "ClassLabel", name)
+        self.labels = as_labels(list(table[label]))
+        self.class_names = list(table.features[label].names)
 
     def __len__(self) -> int:
         return len(self._table)
@@ -38,8 +42,11 @@ class HubImages(Dataset):
         return image_bytes(image, name=row), int(self.labels[index])
 
 
-def open_hub(name: str, split: str) -> HubImages:
-    """`split` "test" takes the split of that name, else "validation".  ImportError names the extra."""
+def open_hub(name: str, split: str, labelled: bool = True) -> HubImages:
+    """`split` "test" takes the split of that name, else "validation"; one with labels (not -1) before one without.
+
+    Raises NoSplitError for none; ImportError names the extra.
+    """
     try:
         import datasets  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -48,8 +55,21 @@ def open_hub(name: str, split: str) -> HubImages:
     wanted = [split] if split == "train" else ["test", "validation"]
     chosen = [s for s in wanted if s in available]
     if not chosen:
-        raise ValueError(f"hf:{name} has no split {' or '.join(wanted)}; it has {', '.join(available)}")
-    return HubImages(datasets.load_dataset(name, split=chosen[0]), name)
+        raise NoSplitError(f"hf:{name} has no split {' or '.join(wanted)}; it has {', '.join(available)}")
+    tables = [datasets.load_dataset(name, split=s) for s in chosen]
+    # Published test sets often keep their labels back, as -1.
+    table = next((t for t in tables if _has_labels(t, _kinds(t))), tables[0])
+    return HubImages(table, name, labelled)
+
+
+def _kinds(table: Any) -> dict[str, str]:
+    return {column: type(feature).__name__ for column, feature in table.features.items()}
+
+
+def _has_labels(table: Any, kinds: dict[str, str]) -> bool:
+    """Whether one column holds labels, not -1 for all."""
+    columns = [column for column, kind in kinds.items() if kind == "ClassLabel"]
+    return len(columns) == 1 and any(label != -1 for label in table[columns[0]])
 
 
 def _only(kinds: dict[str, str], kind: str, name: str) -> str:

@@ -10,6 +10,13 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
+UNLABELLED = "(unlabelled)"
+"""The one class name of a data set without labels; no classifier has it."""
+
+
+class NoSplitError(ValueError):
+    """The data set has no images of the split that was asked for."""
+
 
 def labels_of(dataset: Dataset) -> Int64[Tensor, " n"]:
     """The label of every item: from `.labels` or `.targets`, through Subset and ConcatDataset, else one pass.

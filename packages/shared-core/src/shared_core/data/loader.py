@@ -6,14 +6,14 @@
 """
 
 import random
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from shared_core.data.arrays import ArrayImages
 from shared_core.data.masks import ArrayMasks
@@ -118,12 +118,37 @@ def test_loader(
     """
     keyed = dataset if isinstance(dataset, KeyedDataset) else KeyedDataset(dataset, seed=0)
     n = len(keyed)
-    keys = [Key(0, index, 0) for index in range(n * rank // world, n * (rank + 1) // world)]
-    batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
-    return _loader(keyed, batches, workers, pin_memory=False)
+    part = range(n * rank // world, n * (rank + 1) // world)
+    return _loader(keyed, _InOrder(part, batch_size), workers, pin_memory=False)
 
 
 test_loader.__test__ = False  # pyright: ignore[reportFunctionMemberAccess]  # pytest takes it for a test
+
+
+def dealt_loader(
+    dataset: Dataset, batch_size: int, workers: int = 0, rank: int = 0, world: int = 1
+) -> DataLoader:
+    """The whole batches of :func:`test_loader` on one process, dealt out in turn: `rank` gets every `world`-th.
+
+    So each process computes exactly what one process would, and sums over processes are those of one.
+    """
+    keyed = dataset if isinstance(dataset, KeyedDataset) else KeyedDataset(dataset, seed=0)
+    return _loader(keyed, _InOrder(range(len(keyed)), batch_size, rank, world), workers, pin_memory=False)
+
+
+class _InOrder(Sampler[list[Key]]):
+    """Batches of places in a row, from batch `first` on every `step`-th; made one by one, for sets of millions."""
+
+    def __init__(self, places: range, batch_size: int, first: int = 0, step: int = 1) -> None:
+        self.places, self.batch_size = places, batch_size
+        self.starts = range(0, len(places), batch_size)[first::step]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for start in self.starts:
+            yield [Key(0, place, 0) for place in self.places[start : start + self.batch_size]]
 
 
 def _loader(

@@ -9,17 +9,19 @@ import numpy as np
 
 from shared_core.data.arrays import ArrayImages, from_numpy
 from shared_core.data.images import printable
+from shared_core.data.labels import UNLABELLED, NoSplitError
 from shared_core.data.masks import ArrayMasks, masks_from_numpy
 
 
-def open_npz(spec: str, split: str) -> ArrayImages | ArrayMasks:
+def open_npz(spec: str, split: str, labelled: bool = True) -> ArrayImages | ArrayMasks:
     """`PATH` reads `x_train y_train` (or `_test`), `PATH#day` reads `x_day_train y_day_train`.
 
     Images are uint8 of shape (n, h, w), (n, c, h, w) or (n, h, w, c).  Labels of shape (n, h, w) are masks
-    for segmentation; the key `ignore` then holds the label that does not count, 255 without it.
+    for segmentation; the key `ignore` then holds the label that does not count, 255 without it.  With `labelled`
+    off images without labels have the one class UNLABELLED.
 
-    Raises FileNotFoundError, or ValueError if a key is missing, the file is broken, holds pickled objects, or
-    declares more than the memory holds.
+    Raises FileNotFoundError, NoSplitError without images of the split, or ValueError if a key is missing, the file is
+    broken, holds pickled objects, or declares more than the memory holds.
     """
     path, _, prefix = os.path.expanduser(spec).partition("#")
     if not Path(path).is_file():
@@ -28,17 +30,23 @@ def open_npz(spec: str, split: str) -> ArrayImages | ArrayMasks:
     try:
         headers = _headers(path)
         missing = [key for key in (f"x_{part}", f"y_{part}") if key not in headers]
-        if missing:
-            raise ValueError(f"it has no {' and no '.join(missing)}; its keys are {', '.join(headers)}")
+        if missing and (labelled or f"x_{part}" in missing):
+            error = NoSplitError if f"x_{part}" in missing else ValueError
+            raise error(f"it has no {' and no '.join(missing)}; its keys are {', '.join(headers)}")
         wanted = [key for key in (f"x_{part}", f"y_{part}", "class_names", "ignore") if key in headers]
         _check_sizes({key: headers[key] for key in wanted})
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in wanted}
         names = [str(name) for name in arrays["class_names"]] if "class_names" in arrays else None
-        images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        images = arrays[f"x_{part}"]
+        if missing:
+            return from_numpy(images, np.zeros(len(images), np.int64), [UNLABELLED])
+        labels = arrays[f"y_{part}"]
         if labels.ndim == 3:
             return masks_from_numpy(images, labels, names, int(arrays.get("ignore", 255)))
         return from_numpy(images, labels, names)
+    except NoSplitError as error:
+        raise NoSplitError(f"cannot read {printable(path)}: {error}") from error
     except (ValueError, TypeError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"cannot read {printable(path)}: {error}") from error
 

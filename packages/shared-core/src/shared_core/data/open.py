@@ -25,14 +25,22 @@ import torch
 from torch.utils.data import Dataset
 
 from shared_core.data.arrays import ArrayImages, from_numpy
-from shared_core.data.folder import FolderImages, class_folders
+from shared_core.data.folder import FolderImages, class_folders, has_classes
 from shared_core.data.images import printable
-from shared_core.data.labels import as_labels, check_labels, labels_of
+from shared_core.data.labels import UNLABELLED, NoSplitError, as_labels, check_labels, labels_of
 from shared_core.data.masks import ArrayMasks
 from shared_core.data.npz import open_npz
 from shared_core.data.sampling import Key, keyed_uniform
 
-__all__ = ["ArrayImages", "ArrayMasks", "FolderImages", "check_labels", "labels_of", "open_dataset"]
+__all__ = [
+    "ArrayImages",
+    "ArrayMasks",
+    "FolderImages",
+    "NoSplitError",
+    "check_labels",
+    "labels_of",
+    "open_dataset",
+]
 
 TORCHVISION = ("mnist", "usps", "svhn", "cifar10", "cifar100", "fashion-mnist")
 
@@ -43,11 +51,15 @@ def open_dataset(
     root: str | os.PathLike[str] | None = None,
     download: bool = False,
     on_bad: str = "raise",
+    labelled: bool = True,
 ) -> Any:
     """The data set that `spec` names (table above): ArrayImages, ArrayMasks, FolderImages, or the Dataset given.
 
-    `root` and `download` are for torchvision's sets, `on_bad` ("raise" or "skip") for folders of images.
-    Raises ValueError or FileNotFoundError with what is missing, ImportError naming an extra to install.
+    `root` and `download` are for torchvision's sets, `on_bad` ("raise" or "skip") for folders of images.  With
+    `labelled` off the data need no labels: folders, files and hub data without them have the one class UNLABELLED.
+
+    Raises NoSplitError without images of the split, other ValueErrors or FileNotFoundError with what is missing,
+    ImportError naming an extra to install.
     """
     if not isinstance(spec, str):
         return spec
@@ -60,13 +72,13 @@ def open_dataset(
     if spec in TORCHVISION:
         return _torchvision(spec, split, root, download)
     if kind == "imagefolder" and rest:
-        return _folder(Path(os.path.expanduser(rest)), split, on_bad)
+        return _folder(Path(os.path.expanduser(rest)), split, on_bad, labelled)
     if kind == "npz" and rest:
-        return open_npz(rest, split)
+        return open_npz(rest, split, labelled)
     if kind == "hf" and rest:
         from shared_core.data.hub import open_hub
 
-        return open_hub(os.path.expanduser(rest) if rest.startswith("~") else rest, split)
+        return open_hub(os.path.expanduser(rest) if rest.startswith("~") else rest, split, labelled)
     raise ValueError(
         f"there is no data set {spec!r}: give digits, {', '.join(TORCHVISION)}, imagefolder:PATH, "
         "npz:PATH, npz:PATH#prefix or hf:NAME"
@@ -134,7 +146,7 @@ def _torchvision(name: str, split: str, root: str | os.PathLike[str] | None, dow
     return from_numpy(np.asarray(found.data), labels, getattr(found, "classes", None))
 
 
-def _folder(path: Path, split: str, on_bad: str) -> FolderImages:
+def _folder(path: Path, split: str, on_bad: str, labelled: bool) -> FolderImages:
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder {printable(path)}")
     train = path / "train"
@@ -142,7 +154,13 @@ def _folder(path: Path, split: str, on_bad: str) -> FolderImages:
     found = [part for part in parts if part.is_dir()]
     if not found:
         wanted = " or ".join(f"{part.name}/" for part in parts)
-        raise ValueError(f"{printable(path)} has no {wanted}: put the classes of the {split} set in there")
-    # The training folder numbers the classes, so that a class without test images shifts nothing.
-    names = class_folders(train) if train.is_dir() else None
+        raise NoSplitError(f"{printable(path)} has no {wanted}: put the classes of the {split} set in there")
+    if not labelled and not has_classes(found[0]):
+        return FolderImages(found[0], on_bad=on_bad, class_names=[UNLABELLED])
+    # The training folder numbers the classes, so that a class without test images shifts nothing; what only
+    # the test folder has comes behind, for whoever matches the names to refuse.
+    names = class_folders(found[0])
+    if train.is_dir():
+        known = class_folders(train)
+        names = known + [name for name in names if name not in known]
     return FolderImages(found[0], on_bad=on_bad, class_names=names)

@@ -1,5 +1,7 @@
 """Differentiable concatenation over the processes of a distributed run; the identity on one process."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
@@ -40,6 +42,17 @@ def all_gather(x: Shaped[Tensor, "local ..."], check_shapes: bool = True) -> Sha
     if check_shapes:
         _compare_shapes(x)
     return _AllGather.apply(x)  # pyright: ignore[reportReturnType]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """The values of all processes, in the order of ranks: numbers, lists or CPU tensors of any size, without gradient.
+
+    Every rank must call it.
+    """
+    found: list[Any] = [value] * world_size()
+    if len(found) > 1:
+        dist.all_gather_object(found, value)
+    return found
 
 
 class _AllGather(torch.autograd.Function):

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -38,3 +40,9 @@ def class_ticks(axes: Axes, names: Sequence[str], y: bool = True) -> None:
     axes.set_xticks(range(len(names)), names, rotation=turned, fontsize=8)
     if y:
         axes.set_yticks(range(len(names)), names, fontsize=8)
+
+
+def row_percent(counts: np.ndarray) -> Float[np.ndarray, "rows columns"]:
+    """Counts as percent of their row; NaN, which is drawn as nothing, in a row without any."""
+    total = counts.sum(1, keepdims=True)
+    return np.where(total > 0, 100 * counts / total.clip(1), np.nan)
