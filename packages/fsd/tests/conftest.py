@@ -1,9 +1,11 @@
 """Fixtures of fsd's tests: a scene of known shape, and a run of `fsd generate` made up of such scenes."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,14 @@ from shared_core.run.metrics import MetricsLog
 sys.path.insert(0, str(Path(__file__).parent))
 
 RED, BLUE, GREEN = (0.85, 0.15, 0.1), (0.1, 0.25, 0.85), (0.2, 0.7, 0.25)
+
+
+@pytest.fixture
+def as_a_user() -> Iterator[None]:
+    """No shape checks, which only tests have: wrong arguments reach the package's own messages."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def known_scene(shape: str, color: tuple[float, float, float], resolution: int = 24) -> Scene:

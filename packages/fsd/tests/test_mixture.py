@@ -112,5 +112,5 @@ def test_widths_that_are_none(std):
 
 
 def test_images_of_another_shape():
-    with pytest.raises(ValueError, match=r"the image has shape \(3, 4, 4\); this prior takes \(2, 1, 1\)"):
+    with pytest.raises(ValueError, match=r"image has shape \(1, 3, 4, 4\); it must be \(b, c=2, h=1, w=1\)"):
         MixturePrior(torch.zeros(2, 2)).encode_image(torch.zeros(1, 3, 4, 4))

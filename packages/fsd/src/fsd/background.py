@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fsd.inputs import check_tensor
+
 
 class ConstantBackground(nn.Module):
     """The same colour everywhere, never changed.  Raises ValueError for one outside [0, 1]."""
@@ -20,6 +22,7 @@ class ConstantBackground(nn.Module):
         self.register_buffer("color", _checked(color))
 
     def forward(self, directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+        _check_directions(directions)
         return self.color.expand_as(directions)
 
 
@@ -31,6 +34,7 @@ class LearnedBackground(nn.Module):
         self.logit = nn.Parameter(torch.logit(_checked(color), eps=1e-4))
 
     def forward(self, directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+        _check_directions(directions)
         return self.logit.sigmoid().expand_as(directions)
 
 
@@ -52,9 +56,14 @@ class BackgroundMap(nn.Module):
             last.bias.copy_(torch.logit(_checked(color), eps=1e-4))
 
     def forward(self, directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+        _check_directions(directions)
         angles = [directions * (math.pi * 2**octave) for octave in range(self.frequencies)]
         waves = [wave(angle) for angle in angles for wave in (torch.sin, torch.cos)]
         return self.network(torch.cat([directions, *waves], 1)).sigmoid()
+
+
+def _check_directions(directions: Tensor) -> None:
+    check_tensor("directions", directions, "n 3", "one unit vector per row")
 
 
 def _checked(color: tuple[float, float, float]) -> Tensor:

@@ -21,13 +21,32 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fsd.inputs import check_tensor
+
 
 @dataclass(frozen=True)
 class Cameras:
-    """A batch of cameras: `c2w` maps camera to world coordinates, `fov_deg` is the vertical field of view."""
+    """A batch of cameras: `c2w` maps camera to world coordinates, `fov_deg` is the vertical field of view.
+
+    Raises TypeError and ValueError for tensors of another type or shape.
+    """
 
     c2w: Float[Tensor, "b 4 4"]
     fov_deg: Float[Tensor, " b"]
+
+    def __post_init__(self) -> None:
+        check_tensor(
+            "c2w",
+            self.c2w,
+            "b 4 4",
+            "one matrix per camera; a single one is c2w[None], or cameras[n : n + 1]",
+        )
+        check_tensor("fov_deg", self.fov_deg, "b", "one angle per camera", b=len(self.c2w))
+        if self.c2w.dtype != self.fov_deg.dtype:
+            raise TypeError(
+                f"c2w has the type {self.c2w.dtype} and fov_deg {self.fov_deg.dtype}; give both the same, for "
+                "instance fov_deg.to(c2w)"
+            )
 
     def __len__(self) -> int:
         return len(self.c2w)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fsd.inputs import check_tensor
 from fsd.trilinear import corners, hashed, in_order, slopes, weighted_rows
 
 Points = Float[Tensor, "n 3"]
@@ -69,11 +70,13 @@ class DenseGrid(nn.Module):
         self.values = nn.Parameter(torch.zeros(1, 4, resolution, resolution, resolution))
 
     def forward(self, points: Points) -> tuple[Density, Color]:
+        _check_points(points)
         raw = self._raw(points)
         return self._activated(raw[:, 0], points), raw[:, 1:].sigmoid()
 
     def density(self, points: Points) -> Density:
         """At each point; the color is left out."""
+        _check_points(points)
         return self._activated(self._raw(points, channels=1)[:, 0], points)
 
     def density_gradient(self, points: Points) -> Float[Tensor, "n 3"]:
@@ -153,6 +156,7 @@ class HashGrid(nn.Module):
         )
 
     def forward(self, points: Points) -> tuple[Density, Color]:
+        _check_points(points)
         raw = self.network(self.encode(points))
         bias = self.offset + blob(points, self.blob_scale, self.blob_width)
         return F.softplus(raw[:, 0] + bias), raw[:, 1:].sigmoid()
@@ -170,6 +174,10 @@ class HashGrid(nn.Module):
             rows = in_order(lower, size) if size**3 <= len(table) else hashed(lower, len(table))
             found.append(weighted_rows(table, rows, weights))
         return torch.cat(found, 1)
+
+
+def _check_points(points: Tensor) -> None:
+    check_tensor("points", points, "n 3", "one point per row; flatten a lattice with .reshape(-1, 3)")
 
 
 def _refuse_cube(resolution: int, radius: float) -> None:

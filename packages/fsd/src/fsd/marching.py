@@ -15,7 +15,7 @@ from torch import Tensor
 from fsd.fields import Field
 from fsd.normals import surface_normals
 from fsd.occupancy import OccupancyGrid
-from fsd.render import Rays, interval, nerfacc
+from fsd.render import Rays, check_rays, interval, nerfacc
 
 
 def obstacle(rays: Tensor) -> str | None:
@@ -46,6 +46,7 @@ def march_rays(
     A generator shifts all samples of a ray by a part of a step.  Memory grows with what is occupied: there are no
     chunks.  Raises ValueError for rays that are not on a CUDA device.
     """
+    check_rays(origins, directions)
     if not origins.is_cuda:
         raise ValueError(f"rays are on {origins.device}; marching needs CUDA, render_rays works anywhere")
     near, far = interval(origins, directions, field.radius)

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fsd.cameras import place, rays
+from fsd.inputs import check_array, check_tensor
 from fsd.render import interval, nerfacc
 from fsd.scene import Scene
 
@@ -86,6 +87,8 @@ def best_threshold(scene: Scene, lattice: Float[Tensor, "r r r"], size: int = 64
 
     Raises ValueError for a scene that is empty: no pixel is more than half opaque.
     """
+    r = len(lattice)
+    check_tensor("lattice", lattice, "r r r", "as density_lattice gives it", r=r)
     views = place([0.0, 60.0, 120.0, 180.0, 240.0, 300.0, 0.0], [0.0, 30.0, -20.0, 15.0, -40.0, 45.0, 80.0])
     views = views.to(lattice.device)
     shown = (scene.render(views, size).opacity > 0.5).flatten()
@@ -115,6 +118,8 @@ def surface_colors(
     Surfaces of fields are fog: much of what one sees at a place lies behind it, so a short ray is rendered there.
     Fitted to photographs, a third as far from what is seen as the field's colour at the point itself.
     """
+    check_tensor("points", points, "n 3")
+    check_tensor("outward", outward, "n 3", "one normal per point", n=len(points))
     edges = torch.linspace(-0.15, 0.45, 25, device=points.device) * scene.field.radius
     t = (edges[1:] + edges[:-1]) / 2
     found = []
@@ -142,8 +147,7 @@ def write_mesh(mesh: Mesh, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path}: a mesh ends in one of {', '.join(SUFFIXES)}")
-    if len(mesh.faces) == 0:
-        raise ValueError("the mesh has no triangle; extract it at another threshold")
+    check_mesh(mesh)
     glb = path.suffix.lower() == ".glb"
     colors = _linear(mesh.colors) if glb else mesh.colors
     made = trimesh.Trimesh(
@@ -157,6 +161,20 @@ def write_mesh(mesh: Mesh, path: str | os.PathLike[str]) -> None:
         made.export(path, tree_postprocessor=_matte)
     else:
         made.export(path)
+
+
+def check_mesh(mesh: Mesh) -> None:
+    """Check the arrays of a mesh. Raises ValueError for an empty mesh, other shapes, or a corner that is not there."""
+    check_array("vertices", mesh.vertices, "n 3")
+    check_array("colors", mesh.colors, "n 3", "one colour in [0, 1] per vertex", n=len(mesh.vertices))
+    check_array("faces", mesh.faces, "m 3", "three numbers of vertices per triangle")
+    if len(mesh.faces) == 0:
+        raise ValueError("the mesh has no triangle; extract it at another threshold")
+    if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):
+        raise ValueError(
+            f"faces holds {mesh.faces.min()} to {mesh.faces.max()}; with {len(mesh.vertices)} vertices it must be "
+            f"0 to {len(mesh.vertices) - 1}"
+        )
 
 
 # Rows are the axes of glTF (x to the left of who faces +z, y up) in those of the world.

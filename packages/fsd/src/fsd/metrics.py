@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from fsd.inputs import check_array
+
 # The smallest group of voxels that counts as a thing of its own.
 SPECK = 4
 
@@ -33,6 +35,7 @@ def pairwise_distance(views: Float[np.ndarray, "seeds views h w 3"]) -> Pairwise
 
     With values in [0, 1] it lies in [0, 1].  Raises ValueError for fewer than two seeds.
     """
+    check_array("views", views, "seeds views h w 3")
     _refuse_single(len(views))
     return _over_pairs(lambda i, j: math.sqrt(float(np.mean((views[i] - views[j]) ** 2))), len(views))
 
@@ -44,6 +47,7 @@ def vendi_score(features: Float[np.ndarray, "n d"]) -> float:
 
     Rows of zeros count as alike.  Raises ValueError where there is no row.
     """
+    check_array("features", features, "n d", "one object per row")
     if not len(features):
         raise ValueError("there are no rows; give the features of at least one object")
     # The further entry makes rows of zeros alike and is nothing beside any other row.
@@ -77,6 +81,7 @@ def view_consistency(labels: Sequence[Sequence[str]]) -> float:
 
 def inception_score(probabilities: Float[np.ndarray, "n classes"]) -> float:
     """exp(mean over images of KL(p(class | image) || p(class))), arXiv 1606.03498; from 1 to the classes."""
+    check_array("probabilities", probabilities, "n classes", "one image per row")
     marginal = probabilities.mean(0)
     return math.exp(_entropy(marginal) - float(np.mean([_entropy(row) for row in probabilities])))
 
@@ -86,6 +91,7 @@ def seed_inception_score(probabilities: Float[np.ndarray, "seeds views classes"]
 
     At one view, objects that are something else from every side bring nothing.
     """
+    check_array("probabilities", probabilities, "seeds views classes")
     return float(np.mean([inception_score(probabilities[:, view]) for view in range(probabilities.shape[1])]))
 
 
@@ -101,6 +107,8 @@ def frechet_distance(
 
     Raises ValueError for sets of fewer than two, or a shrinkage out of range.
     """
+    check_array("first", first, "n d", "features of one image per row")
+    check_array("second", second, "m d", "as many features as in first", d=first.shape[1])
     if min(len(first), len(second)) < 2:
         raise ValueError(f"sets of {len(first)} and {len(second)}; a covariance needs at least two of each")
     if not 0 <= shrinkage <= 1:
@@ -126,6 +134,7 @@ def cross_seed_fid(features: Float[np.ndarray, "seeds views d"], shrinkage: floa
     features: without shrinkage the rest would have no variance at all, and how far the two sets' directions miss each
     other by chance would count as distance.  An odd last seed is left out.  Raises ValueError below two seeds.
     """
+    check_array("features", features, "seeds views d")
     _refuse_single(len(features))
     half = len(features) // 2
     first, second = features[:half], features[half : 2 * half]
@@ -138,6 +147,7 @@ def volume_distance(occupied: Bool[np.ndarray, "seeds x y z"]) -> Pairwise:
 
     Raises ValueError for fewer than two seeds.
     """
+    _check_occupied(occupied, "seeds x y z")
     _refuse_single(len(occupied))
 
     def apart(i: int, j: int) -> float:
@@ -151,6 +161,7 @@ def enclosed_share(occupied: Bool[np.ndarray, "x y z"]) -> float:
     """Share of the body that is hollow: empty voxels with no way out over faces, over filled and enclosed ones."""
     from skimage.measure import label
 
+    _check_occupied(occupied, "x y z")
     empty = np.pad(~occupied, 1, constant_values=True)
     regions = np.asarray(label(empty, connectivity=1))
     enclosed = int((empty & (regions != regions[0, 0, 0])).sum())
@@ -166,6 +177,7 @@ def floaters(occupied: Bool[np.ndarray, "x y z"], speck: int = SPECK) -> tuple[i
     """
     from skimage.measure import label
 
+    _check_occupied(occupied, "x y z")
     pieces = np.asarray(label(occupied, connectivity=3))
     sizes = np.sort(np.bincount(pieces.ravel())[1:])[::-1]
     if not len(sizes):
@@ -176,6 +188,15 @@ def floaters(occupied: Bool[np.ndarray, "x y z"], speck: int = SPECK) -> tuple[i
 def _over_pairs(apart: Callable[[int, int], float], count: int) -> Pairwise:
     distances = [apart(i, j) for i in range(count) for j in range(i)]
     return Pairwise(float(np.mean(distances)), float(np.min(distances)))
+
+
+def _check_occupied(occupied: np.ndarray, axes: str) -> None:
+    check_array("occupied", occupied, axes)
+    # `~` of an integer is no "not": with 0 and 1 everything would count as empty and filled at once.
+    if occupied.dtype != bool:
+        raise TypeError(
+            f"occupied has the type {occupied.dtype}; give True and False, for instance density > limit"
+        )
 
 
 def _refuse_single(seeds: int) -> None:

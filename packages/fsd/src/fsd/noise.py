@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from fsd.cameras import Cameras
+from fsd.inputs import check_cameras, check_tensor, check_together
 
 Shape = tuple[int, int, int]
 
@@ -45,6 +46,7 @@ class RandomNoise(nn.Module):
         depth: Float[Tensor, "b 1 h w"] | None = None,
     ) -> Float[Tensor, "b c hh ww"]:
         """Independent of everything."""
+        check_view(cameras, opacity, depth)
         return draw(self.generator, len(cameras), *allocated(self.latent_shape)).to(cameras.c2w.device)
 
     def get_extra_state(self) -> dict[str, Tensor]:
@@ -83,6 +85,7 @@ class ConstantNoise(nn.Module):
         depth: Float[Tensor, "b 1 h w"] | None = None,
     ) -> Float[Tensor, "b c hh ww"]:
         """sqrt(beta) fixed + sqrt(1 - beta) fresh noise."""
+        check_view(cameras, opacity, depth)
         allocated(self.latent_shape)
         fixed = self.noise.expand(len(cameras), -1, -1, -1)
         return blend(fixed, self.fresh, self.beta, cameras)
@@ -153,6 +156,7 @@ class WorldMapNoise(nn.Module):
         depth: Float[Tensor, "b 1 h w"] | None = None,
     ) -> Float[Tensor, "b c hh ww"]:
         """sqrt(beta) [M W(map) + (1 - M) background] + sqrt(1 - beta) fresh noise; low frequencies as `shared` says."""
+        check_view(cameras, opacity, depth)
         front = self.window(cameras)
         fixed = front
         if opacity is not None:
@@ -215,6 +219,19 @@ def seeded(seed: int, stream: int = 0) -> torch.Generator:
 def draw(generator: torch.Generator, *shape: int) -> Tensor:
     """Drawn on the CPU, so that a seed means the same on every device."""
     return torch.randn(*shape, generator=generator)
+
+
+def check_view(cameras: Cameras, opacity: Tensor | None = None, depth: Tensor | None = None) -> None:
+    """Check that opacity and depth are one map per camera. Raises TypeError or ValueError.
+
+    A map without its channel axis would broadcast: each channel of the noise would be masked by another view.
+    """
+    check_cameras(cameras)
+    for name, value in (("opacity", opacity), ("depth", depth)):
+        if value is not None:
+            hint = f"one map per camera; add a missing axis with {name}[:, None]"
+            check_tensor(name, value, "b 1 h w", hint, b=len(cameras))
+    check_together(cameras=cameras.c2w, opacity=opacity, depth=depth)
 
 
 def _whole(places: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fsd.fields import DenseGrid, Field
+from fsd.inputs import check_tensor
 
 STEP = 1e-2  # of the central differences, as a share of the field's radius
 
@@ -26,6 +27,7 @@ def surface_normals(field: Field, points: Float[Tensor, "n 3"], how: str = "fini
     """
     if how not in _WAYS:
         raise ValueError(f"normals={how!r}; they are one of {', '.join(_WAYS)}")
+    check_tensor("points", points, "n 3", "one point per row")
     return -F.normalize(_WAYS[how](field, points), dim=1)
 
 

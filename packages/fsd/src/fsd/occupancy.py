@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fsd.fields import Field
+from fsd.inputs import check_tensor
 
 
 class OccupancyGrid(nn.Module):
@@ -57,6 +58,7 @@ class OccupancyGrid(nn.Module):
 
     def forward(self, points: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
         """Which points lie in an occupied cell; outside the cube none do."""
+        check_tensor("points", points, "n 3", "one point per row")
         scaled = (points / self.radius + 1) / 2 * self.resolution
         inside = ((scaled >= 0) & (scaled <= self.resolution)).all(1)
         x, y, z = scaled.long().clamp(0, self.resolution - 1).unbind(1)

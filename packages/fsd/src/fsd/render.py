@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fsd.fields import Field
+from fsd.inputs import check_tensor, check_together
 from fsd.normals import surface_normals
 
 with warnings.catch_warnings():
@@ -65,6 +66,7 @@ def render_rays(
             f"samples={samples}, fine_samples={fine_samples}, chunk={chunk}; samples and chunk must be at least 1, "
             "fine_samples at least 0"
         )
+    check_rays(origins, directions)
     near, far = interval(origins, directions, field.radius, bounds)
     # Drawn before the chunks: neither their size nor the second pass over them changes a number.
     places = [_places(len(origins), count, generator, origins) for count in (samples, samples + fine_samples)]
@@ -107,6 +109,13 @@ def interval(
     hit = far > near
     zero = torch.zeros_like(near)
     return torch.where(hit, near, zero), torch.where(hit, far, zero)
+
+
+def check_rays(origins: Tensor, directions: Tensor) -> None:
+    """Check that these are rays, one direction per origin. Raises TypeError or ValueError."""
+    check_tensor("origins", origins, "n 3", "one ray per row; flatten those of images with .reshape(-1, 3)")
+    check_tensor("directions", directions, "n 3", "one per origin", n=len(origins))
+    check_together(origins=origins, directions=directions)
 
 
 def _march(

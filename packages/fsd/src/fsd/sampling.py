@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fsd.cameras import Cameras
+from fsd.inputs import check_tensor
 
 
 @torch.no_grad()
@@ -29,6 +30,8 @@ def ddim(
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; give at least 1")
+    channels, height, width = prior.latent_shape
+    check_tensor("noise", noise, "b c h w", "the prior's latent shape", c=channels, h=height, w=width)
     times = [t_max * (1 - step / steps) for step in range(steps)]
     alpha, sigma = prior.alpha_sigma(times[0])
     x = noise * sigma

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from fsd.background import BackgroundMap, ConstantBackground, LearnedBackground
 from fsd.cameras import Cameras, rays
 from fsd.fields import DenseGrid, HashGrid
+from fsd.inputs import check_cameras, check_tensor
 from fsd.marching import march_rays, obstacle
 from fsd.occupancy import OccupancyGrid
 from fsd.render import Rays, render_rays
@@ -105,6 +106,9 @@ class Scene(nn.Module):
         """
         if size < 1:
             raise ValueError(f"size={size}; give at least one pixel")
+        check_cameras(cameras)
+        if background is not None:
+            check_tensor("background", background, "3", "one colour: red, green and blue in [0, 1]")
         kind = "albedo"
         if self.shading and generator is not None:
             kind = draw_shading(progress, generator)

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fsd.inputs import check_tensor
+
 KINDS = ("albedo", "lambertian", "textureless")
 
 
@@ -29,6 +31,10 @@ def shaded(
     """
     if kind not in KINDS:
         raise ValueError(f"shading={kind!r}; it is one of {', '.join(KINDS)}")
+    check_tensor("color", color, "n 3")
+    check_tensor("opacity", opacity, "n", "one number per ray", n=len(color))
+    check_tensor("normal", normal, "n 3", "one vector per ray", n=len(color))
+    check_tensor("to_light", to_light, "n 3", "one vector per ray", n=len(color))
     if kind == "albedo":
         return color
     facing = (normal * to_light).sum(1) / opacity.clamp_min(1e-6)
@@ -56,6 +62,7 @@ def light_near(
     positions: Float[Tensor, "b 3"], generator: torch.Generator, spread: float = 0.5
 ) -> Float[Tensor, "b 3"]:
     """Places of point lights, one near each camera: `spread` of the camera's distance away from it on average."""
+    check_tensor("positions", positions, "b 3", "one place per camera: cameras.position")
     distance = positions.norm(dim=1, keepdim=True)
     offset = torch.randn(positions.shape, generator=generator, device=generator.device).to(positions)
     return positions + spread * distance * offset / 3**0.5

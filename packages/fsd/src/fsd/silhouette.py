@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from fsd.cameras import Cameras
+from fsd.inputs import check_array, check_cameras
 
 EDGE = 1e-9  # pixels; a centre on the edge of two triangles must lie in one of them after rounding
 
@@ -20,6 +21,9 @@ def silhouettes(
     Every triangle's pixels are tested at once, so it is meant for small triangles, as marching cubes make them.
     Raises ValueError for a mesh that is not wholly in front of each camera.
     """
+    check_cameras(cameras)
+    check_array("vertices", vertices, "n 3")
+    check_array("faces", faces, "m 3")
     return np.stack([_covered(vertices, faces, cameras[k : k + 1], size) for k in range(len(cameras))])
 
 

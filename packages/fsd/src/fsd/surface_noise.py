@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fsd.cameras import Cameras, rays
-from fsd.noise import Shape, allocated, draw, seeded, share, unallocated
+from fsd.noise import Shape, allocated, check_view, draw, seeded, share, unallocated
 
 
 class SurfaceNoise(nn.Module):
@@ -62,6 +62,7 @@ class SurfaceNoise(nn.Module):
         """Raises ValueError without opacity and depth."""
         if opacity is None or depth is None:
             raise ValueError("noise on the surface needs the surface: pass opacity= and depth= of the render")
+        check_view(cameras, opacity, depth)
         if self.refresh:
             self._renew()
         found = self.transport(cameras, opacity.detach(), depth.detach())

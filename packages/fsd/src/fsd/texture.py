@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from fsd.mesh import TO_GLB, Mesh, device_of, outward_normals, surface_colors
+from fsd.mesh import TO_GLB, Mesh, check_mesh, device_of, outward_normals, surface_colors
 from fsd.scene import Scene
 
 Array = np.ndarray
@@ -40,8 +40,7 @@ def bake_texture(scene: Scene, mesh: Mesh, texels: int = 8) -> TexturedMesh:
     """
     if texels < 4:
         raise ValueError(f"texels={texels}; a cell needs at least 4 texels a side")
-    if len(mesh.faces) == 0:
-        raise ValueError("the mesh has no triangle; extract it at another threshold")
+    check_mesh(mesh)
     count = len(mesh.faces)
     columns = math.ceil(math.sqrt((count + 1) // 2))
     rows = math.ceil((count + 1) // 2 / columns)

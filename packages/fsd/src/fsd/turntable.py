@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from fsd.cameras import turntable
+from fsd.inputs import check_array, check_tensor
 
 
 def turntable_frames(
@@ -44,6 +45,7 @@ def turntable_frames(
 
 def to_bytes(images: Float[Tensor, "n 3 h w"]) -> UInt8[np.ndarray, "n h w 3"]:
     """From [0, 1], rounded; what lies outside is cut off."""
+    check_tensor("images", images, "n 3 h w", "images of three colours, channels before height")
     pixels = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
@@ -58,6 +60,9 @@ def write_video(
     path = Path(path)
     if path.suffix not in (".mp4", ".gif"):
         raise ValueError(f"{path.name}: a video ends in .mp4 or .gif")
+    check_array(
+        "frames", frames, "n h w 3", "pictures of three colours as bytes: fsd.turntable.to_bytes(images)"
+    )
     if not len(frames):
         raise ValueError(f"{path.name}: there is no frame to write")
     shown = enlarge(frames, side)

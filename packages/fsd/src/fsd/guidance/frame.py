@@ -18,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fsd.cameras import Cameras
-from fsd.noise import seeded
+from fsd.inputs import check_cameras, check_tensor
+from fsd.noise import check_view, seeded
 from fsd.priors.base import Prior
 from fsd.schedule import Schedule
 
@@ -111,15 +112,26 @@ class Guidance(nn.Module):
         Raises ValueError for a number of images that is not that of the cameras or no multiple of the prior's views,
         FloatingPointError where the prior gives numbers that are not finite.
         """
+        check_tensor(
+            "image", image, "b channels h w", "one rendered image per camera, channels before height"
+        )
+        check_cameras(cameras)
+        cameras = cameras.to(image.device)
+        check_view(cameras, opacity, depth)
+        _check_home(self.noise, image)
         if len(image) != len(cameras) or len(image) % self.prior.views:
             raise ValueError(
                 f"{len(image)} images, {len(cameras)} cameras, and a prior of {self.prior.views} views an object: "
                 "give one camera per image, and all views of an object together"
             )
         x = self.prior.encode_image(image)
+        channels, height, width = self.prior.latent_shape
+        latent = {"b": len(image), "c": channels, "h": height, "w": width}
+        check_tensor("what the prior encodes", x, "b c h w", "the prior's latent_shape says so", **latent)
         with torch.no_grad():
             t = self.schedule(progress, self.generator)
             noise = self.noise(cameras, opacity, depth).to(x)
+            check_tensor("the noise", noise, "b c h w", "one latent of noise per camera", **latent)
             condition = self.prior.condition(prompt, cameras)
             view = View(
                 self.prior, x.detach(), t, noise, condition, self.guidance_scale, cameras, self.generator
@@ -141,3 +153,11 @@ class Guidance(nn.Module):
     def set_extra_state(self, state: Any) -> None:
         """Puts it back."""
         self.generator.set_state(state["generator"].cpu())
+
+
+def _check_home(noise: nn.Module, image: Tensor) -> None:
+    home = next(noise.buffers(), image).device
+    if home != image.device:
+        raise ValueError(
+            f"the guidance is on {home} and the image on {image.device}; move it with guide.to(image.device)"
+        )

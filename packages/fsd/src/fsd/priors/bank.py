@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fsd.cameras import Cameras, place
+from fsd.inputs import check_cameras, check_tensor
 from fsd.priors.mixture import alpha_sigma
 from fsd.world.renders import paint, trace
 from fsd.world.solids import KINDS
@@ -89,6 +90,7 @@ class RenderBank:
 
         Raises ValueError for a camera above or below all of them, or one that sees objects larger or smaller.
         """
+        check_cameras(cameras)
         width = cameras.distance * torch.tan(torch.deg2rad(cameras.fov_deg) / 2)
         if bool((width / WIDTH - 1).abs().max() > 0.1):
             raise ValueError(
@@ -114,7 +116,8 @@ class RenderBank:
 
     def encode_image(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 hh ww"]:
         """To [-1, 1] and to the bank's size."""
-        if image.shape[-1] != self.image_size:
+        check_tensor("image", image, "b 3 h w", "images of three colours, channels before height")
+        if image.shape[-2:] != (self.image_size, self.image_size):
             side = (self.image_size, self.image_size)
             image = interpolate(image, side, mode="bilinear", antialias=True, align_corners=False)
         return image * 2 - 1
@@ -128,6 +131,7 @@ class RenderBank:
         self, x_t: Float[Tensor, "b c h w"], t: float, condition: BankCondition, guidance_scale: float
     ) -> Float[Tensor, "b c h w"]:
         """Exact.  Guided against any object; an open prompt has nothing to guide."""
+        check_tensor("x_t", x_t, "b 3 h w", b=len(condition.views), h=self.image_size, w=self.image_size)
         self.calls += 1
         flat = x_t.flatten(1)
         alpha, sigma = alpha_sigma(t)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fsd.cameras import Cameras
+from fsd.inputs import check_cameras, check_tensor
 from fsd.priors.families import Rows, family_of
 from fsd.priors.loading import load_pipeline, refuse_unfit
 from fsd.priors.perp_neg import combine, mix_views
@@ -165,6 +166,7 @@ class DiffusersPrior:
 
     def condition(self, prompt: EncodedPrompt, cameras: Cameras) -> Condition:
         """The words of each camera's view."""
+        check_cameras(cameras)
         count = len(cameras)
         negative = choose(prompt.rows, torch.full((count,), NEGATIVE))
         if not self.perp_neg:
@@ -177,6 +179,7 @@ class DiffusersPrior:
 
     def encode_image(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hh ww"]:
         """From pixels in [0, 1] of any size, with gradient."""
+        check_tensor("image", image, "b 3 h w", "images of three colours in [0, 1], channels before height")
         size = (self.image_size, self.image_size)
         if image.shape[-2:] != size:
             image = interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)
@@ -208,6 +211,8 @@ class DiffusersPrior:
         A guidance-distilled network is told the scale, and has no negative prompt.
         Raises ValueError for a scale it cannot have, FloatingPointError where the network gives no finite number.
         """
+        b = len(next(iter(condition.positive.values())))
+        check_tensor("x_t", x_t, "b c h w", "one noisy latent per camera", b=b, c=self.latent_shape[0])
         parts = self._parts(condition, guidance_scale)
         with torch.no_grad():
             x = torch.cat([x_t] * len(parts))

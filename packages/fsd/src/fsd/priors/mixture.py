@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fsd.cameras import Cameras
+from fsd.inputs import check_tensor
 
 # Stable Diffusion's table of noise levels ("scaled linear", 0.00085 to 0.012 in 1,000 steps).
 ALPHAS_CUMPROD = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
@@ -58,6 +59,7 @@ class MixturePrior:
         std: float = 0.25,
         latent_shape: tuple[int, int, int] | None = None,
     ) -> None:
+        check_tensor("means", means, "k d", "one mode per row")
         if weights is None:
             weights = torch.full((len(means),), 1 / len(means), dtype=means.dtype)
         if len(weights) != len(means) or bool((weights <= 0).any()):
@@ -81,10 +83,8 @@ class MixturePrior:
 
     def encode_image(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """The image itself, of the latent shape."""
-        if image.shape[1:] != self.latent_shape:
-            raise ValueError(
-                f"the image has shape {tuple(image.shape[1:])}; this prior takes {self.latent_shape}"
-            )
+        _, height, width = self.latent_shape
+        check_tensor("image", image, "b c h w", c=self.latent_shape[0], h=height, w=width)
         return image
 
     def alpha_sigma(self, t: float) -> tuple[float, float]:
@@ -96,6 +96,8 @@ class MixturePrior:
         self, x_t: Float[Tensor, "b c h w"], t: float, condition: Any, guidance_scale: float
     ) -> Float[Tensor, "b c h w"]:
         """Exact; the guidance scale has nothing to scale."""
+        channels, height, width = self.latent_shape
+        check_tensor("x_t", x_t, "b c h w", c=channels, h=height, w=width)
         self.calls += 1
         means, weights = self.means.to(x_t), self.log_weights.to(x_t)
         return mixture_noise(x_t.flatten(1), means, weights, self.std, *alpha_sigma(t)).view_as(x_t)

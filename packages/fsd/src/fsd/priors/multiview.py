@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from fsd.cameras import Cameras
+from fsd.inputs import check_cameras
 from fsd.priors.diffusers import Condition, DiffusersPrior
 from fsd.priors.loading import load_pipeline
 from fsd.priors.prompts import EncodedPrompt
@@ -128,6 +129,7 @@ class MultiViewPrior:
     def condition(self, prompt: EncodedPrompt, cameras: Cameras) -> Condition:
         """The prompt, and each view's camera.  Raises ValueError for a number of cameras that `views` does not
         divide."""
+        check_cameras(cameras)
         if len(cameras) % self.views:
             raise ValueError(
                 f"{len(cameras)} cameras for a prior of {self.views} views of an object; give a multiple, for "

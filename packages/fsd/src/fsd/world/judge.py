@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
 from fsd.cameras import Cameras
+from fsd.inputs import check_tensor
 from fsd.priors.view_words import VIEWS, view_index
 from fsd.world.objects import FRONTED, KINDS
 from fsd.world.pictures import Pictures, draw_pictures
@@ -59,6 +60,7 @@ class Judge(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Judged:
         """`images` in [0, 1]; other sizes are brought to 32."""
+        check_tensor("images", images, "b 3 h w", "images of three colours in [0, 1], channels before height")
         if images.shape[-2:] != (SIZE, SIZE):
             images = interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
         features = self.body(images * 2 - 1)
