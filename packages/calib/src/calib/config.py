@@ -28,7 +28,7 @@ Side = Annotated[int, Field(ge=8)]
 
 
 class Training(Config):
-    """How a classifier is trained on the source first (and target_supervised on the target)."""
+    """How a classifier is trained on the source first; in segmentation only epochs and batch_size count."""
 
     epochs: float = Field(15, gt=0)
     batch_size: int = Field(128, ge=2)

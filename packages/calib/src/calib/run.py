@@ -26,6 +26,7 @@ from shared_core.ops.freeze import checksums, digest
 from shared_core.run.atomic import read_json, write_json
 from shared_core.run.config import user_errors
 from shared_core.run.folder import RunFolder
+from shared_core.run.idle import refuse_idle
 from shared_core.run.metrics import MetricsLog, cut_back
 from shared_core.run.processes import is_main, join
 from shared_core.run.result import check_result
@@ -41,6 +42,7 @@ from calib.comparison import all_images, baseline_rows
 from calib.config import AdaptConfig
 from calib.data import Domains, normalization, open_domains
 from calib.evaluate import both_domains, four_numbers, is_near_chance, latency_ratio
+from calib.needs import needs
 from calib.neighbours import Neighbours
 from calib.source_classifier import build_classifier, check_training, origin, the_classifier
 from calib.step import Weights
@@ -61,6 +63,7 @@ def run(config: AdaptConfig, out: Path, resume: bool = False) -> dict[str, Any]:
     with user_errors():
         device = open_device(config)
         domains = open_domains(config)
+        refuse_idle(config, needs(domains.segmentation))
         build_calibrator(config, domains.channels)
         check_training(config, build_classifier(config, domains), domains)
     if len(config.seeds) == 1:

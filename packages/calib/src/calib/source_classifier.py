@@ -22,12 +22,10 @@ from torch.utils.data import Dataset
 from calib.classifiers import Normalized, open_classifier
 from calib.config import AdaptConfig
 from calib.data import Domains, normalization
+from calib.needs import PUBLISHED, is_trained_here
 from calib.segmentation import SegmenterSettings, tiny_segmenter, train_segmenter
 from calib.streets import SceneFiles
 from calib.supervised import train_classifier
-
-PUBLISHED = ("torchvision:", "timm:")
-"""Kinds of nets with published weights, which `pretrained` asks for."""
 
 
 def build_classifier(config: AdaptConfig, domains: Domains) -> nn.Module:
@@ -49,13 +47,6 @@ def build_classifier(config: AdaptConfig, domains: Domains) -> nn.Module:
     if config.classifier.endswith(".onnx"):
         return net
     return Normalized(net, *normalization(config, domains.channels))
-
-
-def is_trained_here(config: AdaptConfig) -> bool:
-    """Whether the run trains its classifier on the source: a named net without weights, or one it is told to."""
-    published = config.pretrained and config.classifier.startswith(PUBLISHED)
-    named = config.classifier.startswith(("small:", *PUBLISHED))
-    return config.train_classifier or (named and config.weights is None and not published)
 
 
 def origin(config: AdaptConfig) -> str:

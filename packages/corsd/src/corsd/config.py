@@ -96,9 +96,6 @@ class TrainConfig(Config):
         "torchvision:NAME | timm:NAME | file.py:function",
     )
     weights: Path | None = Field(None, description="Weights to start from (safetensors).")
-    new_head: bool = Field(
-        False, description="Leave the last layer of the weights out: it starts fresh, for other classes."
-    )
     pretrained: bool = Field(False, description="Start from torchvision's or timm's published weights.")
     method: Method = "corsd"
     controls: list[Method] = Field([], description="Other methods to train in the same run.")
@@ -113,6 +110,9 @@ class TrainConfig(Config):
     compile: bool = Field(False, description="torch.compile the net.")
 
     # From here on in the YAML file only.
+    new_head: Suppress[bool] = Field(
+        False, description="Leave the last layer of the weights out: it starts fresh, for other classes."
+    )
     width: Suppress[int | None] = Field(None, ge=4, description="First stage's channels of small:* nets.")
     image_size: Suppress[int | None] = Field(
         None, ge=8, description="Side of the images; small sets keep theirs."

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from shared_core.run.config import user_errors
 from shared_core.run.folder import RunFolder
+from shared_core.run.idle import refuse_idle
 from shared_core.run.metrics import MetricsLog, cut_back
 from shared_core.run.processes import is_main, join
 from shared_core.run.result import check_result
@@ -21,6 +22,7 @@ from shared_core.run.seal import seal, unseal, write_sealed
 from corsd import train
 from corsd.config import TrainConfig
 from corsd.data import open_data
+from corsd.needs import NEEDS
 from corsd.report import report
 from corsd.summary import schema, summarise
 
@@ -88,6 +90,7 @@ def cells_of(config: TrainConfig, out: Path) -> list[Cell]:
 def check(config: TrainConfig) -> None:
     """Try everything that can be wrong in a configuration without training: ConfigError says what is."""
     with user_errors():
+        refuse_idle(config, NEEDS)
         join(config.device, config.precision)
         data = open_data(config)
         for cell in cells_of(config, Path()):

@@ -22,6 +22,7 @@ from shared_core.run.atomic import write_json
 from shared_core.run.checkpoint import CheckpointError
 from shared_core.run.device import choose_device
 from shared_core.run.folder import RunFolder, RunFolderError
+from shared_core.run.idle import refuse_idle
 from shared_core.run.result import check_result
 from shared_core.run.seal import write_sealed
 from shared_core.run.stop import StopFlag
@@ -29,6 +30,7 @@ from shared_core.run.stop import StopFlag
 from fsd.build import build_prior, encode_texts, set_threads
 from fsd.config import GenerateConfig
 from fsd.generate import generate
+from fsd.needs import NEEDS
 from fsd.priors.base import Prior
 
 
@@ -50,6 +52,7 @@ def run(config: GenerateConfig, out: Path, resume: bool = False) -> dict[str, An
 
     Raises ValueError or OSError, before any work, for a prior or a prompt that cannot be used.
     """
+    refuse_idle(config, NEEDS)
     set_threads(config)
     device = own_device(config.device, int(os.environ.get("LOCAL_RANK", "0")))
     prior = build_prior(config, device)
