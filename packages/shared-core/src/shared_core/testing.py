@@ -1,4 +1,4 @@
-"""Helpers for tests: equal states, runs in several processes, gradients."""
+"""Helpers for tests: equal states, runs in several processes, gradients, a stand-in for a GPU."""
 
 import importlib.util
 import multiprocessing
@@ -7,13 +7,18 @@ import pickle
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from shared_core.ops import host
 
 
 def assert_same_state(a: Any, b: Any, at: str = "") -> None:
@@ -28,6 +33,65 @@ def gradients_agree(function: Callable[..., Tensor], *inputs: Tensor) -> None:
     """Compares the gradient with finite differences in float64; raises with the numbers where they differ."""
     wide = [x.detach().double().requires_grad_() if x.is_floating_point() else x for x in inputs]
     torch.autograd.gradcheck(function, tuple(wide))
+
+
+@contextmanager
+def pretend_device(found: Callable[[Tensor], Tensor] | None = None) -> Iterator[list[str]]:
+    """Let tensors on the meta device stand for tensors on a GPU; yields the reasons of all reads, as they come.
+
+    Put the module and the batch on `torch.device("meta")` and run a step inside.  A tensor left on the CPU, or a
+    value read back in any way but :func:`shared_core.ops.host.read_back`, raises RuntimeError or
+    NotImplementedError.  What is read back has the values `found(zeros)`, by default zeros.
+
+    Meta tensors have shapes and no values.  Copies from the CPU to the device pass, single numbers on the CPU mix
+    with tensors on the device, and indices on the CPU into a tensor on the device too: all that is right on a GPU.
+    """
+    reasons: list[str] = []
+    real = host.read_back
+
+    def read_back(values: Tensor, why: str) -> Tensor:
+        if not values.is_meta:
+            return real(values, why)
+        reasons.append(why)
+        zeros = torch.zeros(values.shape, dtype=values.dtype)
+        return zeros if found is None else found(zeros)
+
+    # Modules that imported the function hold it under its name.
+    holders = [module for module in list(sys.modules.values()) if vars(module).get("read_back") is real]
+    for module in holders:
+        vars(module)["read_back"] = read_back
+    try:
+        with _OneDevice():
+            yield reasons
+    finally:
+        for module in holders:
+            vars(module)["read_back"] = real
+
+
+class _OneDevice(TorchDispatchMode):
+    """Raises where an operator mixes CPU and meta as CUDA would refuse: some meta kernels do not look."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        if any(x.is_meta for x in tensors):
+            name = func.overloadpacket.__name__
+            if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
+                self._check_index(name, args)
+            elif name not in ("copy_", "_to_copy") and any(not x.is_meta and x.dim() for x in tensors):
+                where = ", ".join(f"{x.device.type} {tuple(x.shape)}" for x in tensors)
+                raise RuntimeError(f"{name} mixes devices: {where}")
+        return func(*args, **kwargs)
+
+    def _check_index(self, name: str, args: tuple) -> None:
+        tensor, indices = args[:2]
+        if not tensor.is_meta:
+            raise RuntimeError(f"{name}: a tensor on the CPU is indexed by one on the device")
+        # With one number as value this is a masked fill; else CUDA looks where the mask is true, and waits.
+        fills = name != "index" and not args[2].dim()
+        masked = any(x is not None and x.is_meta and x.dtype in (torch.bool, torch.uint8) for x in indices)
+        if masked and not fills:
+            raise RuntimeError(f"{name} with a boolean index waits for the device")
 
 
 def run_ranks(function: Callable[..., Any], world: int = 2, *args: Any, timeout: float = 60.0) -> list[Any]:
