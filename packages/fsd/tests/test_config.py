@@ -47,7 +47,7 @@ def test_backward_ranges():
     [
         ({"seeds": []}, "give at least one, none twice"),
         ({"seeds": [1, 1]}, "give at least one, none twice"),
-        ({"seeds": [0, -1]}, "a seed is a number from 0 on"),
+        ({"seeds": [0, -1]}, "greater than or equal to 0"),
         ({"guidance": []}, "give at least one, none twice"),
         ({"guidance": ["fsd", "fsd"]}, "give at least one, none twice"),
         ({"guidance": ["dreamfusion"]}, "'sds-annealed'"),

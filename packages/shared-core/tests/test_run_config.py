@@ -63,7 +63,9 @@ def test_defaults_then_file_then_flags(tmp_path):
         epochs=st.integers(1, 10**9),
         name=st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=20),
         stages=st.none() | st.lists(st.sampled_from(["layer1", "a b", "é: -", "'"]), max_size=3).map(tuple),
-        optim=st.builds(Optim, lr=st.floats(1e-300, 1e300), decay=st.floats(allow_nan=False)),
+        optim=st.builds(
+            Optim, lr=st.floats(1e-300, 1e300), decay=st.floats(allow_nan=False, allow_infinity=False)
+        ),
     )
 )
 @example(Train(name="one\x85line\u2028and\u2029more"))

@@ -120,7 +120,7 @@ class OnnxClassifier(nn.Module):
 
     def __init__(self, path: str | os.PathLike[str], output: str | None = None) -> None:
         super().__init__()
-        self.path, self.output = Path(path), output
+        self.path, self.output = Path(path).expanduser(), output
         self._session = _session(self.path)
         inputs = self._session.get_inputs()
         if len(inputs) != 1:

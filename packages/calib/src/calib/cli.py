@@ -12,12 +12,18 @@ Nothing here imports torch before a command knows what it has to do: help answer
 """
 
 import argparse
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
-from shared_core.run.command import command_parser, free_folder, run_arguments, sentences, short_name
+from shared_core.run.command import (
+    command_parser,
+    free_folder,
+    json_line,
+    run_arguments,
+    sentences,
+    short_name,
+    user_path,
+)
 from shared_core.run.config import ConfigError, run_commands, user_errors
 
 
@@ -63,7 +69,9 @@ def evaluate(arguments: list[str]) -> int:
     _add_run(parser)
     parser.add_argument("--data-source", metavar="SPEC", help="another source with the same classes")
     parser.add_argument("--data-target", metavar="SPEC", help="another target with the same classes")
-    parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the torchvision data sets")
+    parser.add_argument(
+        "--data-root", type=user_path, metavar="DIR", help="folder of the torchvision data sets"
+    )
     given = parser.parse_args(arguments)
 
     from shared_core.run.device import choose_device
@@ -83,11 +91,13 @@ def predict(arguments: list[str]) -> int:
     """Name what image files show: path, class, probability."""
     parser = _parser("predict", "One line per image; exit code 1 if an image could not be read.")
     _add_run(parser)
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER")
+    parser.add_argument("images", nargs="+", type=user_path, metavar="IMAGE_OR_FOLDER")
     parser.add_argument(
         "--alpha", type=float, default=1.0, help="share of the correction, 0 is off; default 1"
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where a segmentation run writes label maps")
+    parser.add_argument(
+        "--out", type=user_path, metavar="DIR", help="where a segmentation run writes label maps"
+    )
     parser.add_argument("--json", action="store_true", help="one line of JSON per image")
     given = parser.parse_args(arguments)
 
@@ -110,7 +120,7 @@ def predict(arguments: list[str]) -> int:
         for answer in answers:
             failed |= "error" in answer
             if given.json:
-                print(json.dumps(answer, ensure_ascii=False))
+                print(json_line(answer))
             elif "error" in answer:
                 print(f"calib: {answer['error']}", file=sys.stderr)
             elif given.out is None:
@@ -123,7 +133,7 @@ def predict(arguments: list[str]) -> int:
 def analyse(arguments: list[str]) -> int:
     """Compare the calibrator with an attack on its critics and with noise; spectra; score by epsilon."""
     parser = _parser("analyse", "Writes analysis.json into the run folder, and the report again.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder; of several seeds the first")
+    parser.add_argument("run", type=user_path, metavar="RUN", help="a run folder; of several seeds the first")
     parser.add_argument("--images", type=int, metavar="N", help="test images of each domain; default by size")
     parser.add_argument("--steps", type=int, default=10, metavar="N", help="steps of the attack; default 10")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:N | mps")
@@ -150,7 +160,7 @@ def translate(arguments: list[str]) -> int:
     )
     parser.add_argument("--source", required=True, metavar="SPEC", help="labelled images, as in calib adapt")
     parser.add_argument("--target", required=True, metavar="SPEC", help="images of the style")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="run folder")
+    parser.add_argument("--out", required=True, type=user_path, metavar="DIR", help="run folder")
     parser.add_argument("--preset", choices=("digits", "large"), default="digits", help="default digits")
     parser.add_argument("--steps", type=int, metavar="N", help="default: the preset's")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="side of the images, a multiple of 4")
@@ -160,11 +170,16 @@ def translate(arguments: list[str]) -> int:
         action="store_true",
         help="first magnify, slant and move the source's figures as the target's are; for one figure on an even ground",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, choices=range(2**32), metavar="N")
     parser.add_argument("--resume", action="store_true", help="go on with the training in --out")
-    parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the torchvision data sets")
     parser.add_argument(
-        "--judge", type=Path, metavar="RUN", help="count changed labels with the classifier of a calib run"
+        "--data-root", type=user_path, metavar="DIR", help="folder of the torchvision data sets"
+    )
+    parser.add_argument(
+        "--judge",
+        type=user_path,
+        metavar="RUN",
+        help="count changed labels with the classifier of a calib run",
     )
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:N | mps")
     given = parser.parse_args(arguments)
@@ -223,8 +238,8 @@ def export(arguments: list[str]) -> int:
     parser = _parser(
         "export", "Writes one file that holds its metadata: epsilon, value range, the four numbers."
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder; of several seeds the first")
-    parser.add_argument("--out", type=Path, metavar="FILE", required=True)
+    parser.add_argument("run", type=user_path, metavar="RUN", help="a run folder; of several seeds the first")
+    parser.add_argument("--out", type=user_path, metavar="FILE", required=True)
     parser.add_argument("--format", choices=("safetensors", "onnx", "torch_export"), default="safetensors")
     parser.add_argument(
         "--what",
@@ -259,7 +274,7 @@ def export(arguments: list[str]) -> int:
 def report(arguments: list[str]) -> int:
     """Write report.html of a finished run again."""
     parser = _parser("report", "Reads the run folder, and the test images from where the run found them.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    parser.add_argument("run", type=user_path, metavar="RUN", help="a run folder")
     given = parser.parse_args(arguments)
 
     from calib.report import report as write
@@ -275,9 +290,12 @@ def _parser(command: str, description: str = "", **settings: Any) -> argparse.Ar
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "run", type=Path, metavar="RUN", help="a run folder; predict: of several seeds the first"
+        "run", type=user_path, metavar="RUN", help="a run folder; predict: of several seeds the first"
     )
     parser.add_argument(
-        "--calibrator", type=Path, metavar="DIR", help="another domain's calibrator; default the run's own"
+        "--calibrator",
+        type=user_path,
+        metavar="DIR",
+        help="another domain's calibrator; default the run's own",
     )
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:N | mps")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
-from shared_core.run.config import Config
+from shared_core.run.config import Config, Seed
 from tyro.conf import Suppress
 
 Baseline = Literal[
@@ -116,7 +116,7 @@ class AdaptConfig(Config):
         "information", description="Which calibrator is kept; oracle looks at target labels."
     )
     baselines: list[Baseline] = Field([], description="Other methods in the same run, for comparison.")
-    seeds: list[int] = Field([0], description="One run per seed.")
+    seeds: list[Seed] = Field([0], description="One run per seed.")
     device: str = Field("auto", description="auto | cpu | cuda | cuda:N | mps")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 

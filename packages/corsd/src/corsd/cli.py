@@ -10,12 +10,18 @@ Nothing here imports torch before a command knows what it has to do: help answer
 """
 
 import argparse
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
-from shared_core.run.command import command_parser, free_folder, run_arguments, sentences, short_name
+from shared_core.run.command import (
+    command_parser,
+    free_folder,
+    json_line,
+    run_arguments,
+    sentences,
+    short_name,
+    user_path,
+)
 from shared_core.run.config import run_commands, user_errors
 
 
@@ -52,7 +58,9 @@ def evaluate(arguments: list[str]) -> int:
     parser = _parser("evaluate", "Prints a table and writes evaluation.json into the run folder.")
     _add_run(parser)
     parser.add_argument("--data", metavar="SPEC", help="another data set with the same classes")
-    parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the torchvision data sets")
+    parser.add_argument(
+        "--data-root", type=user_path, metavar="DIR", help="folder of the torchvision data sets"
+    )
     given = parser.parse_args(arguments)
 
     from shared_core.run.device import choose_device
@@ -70,7 +78,7 @@ def predict(arguments: list[str]) -> int:
     """Name what image files show: path, class, probability."""
     parser = _parser("predict", "One line per image; exit code 1 if an image could not be read.")
     _add_run(parser)
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER")
+    parser.add_argument("images", nargs="+", type=user_path, metavar="IMAGE_OR_FOLDER")
     parser.add_argument("--json", action="store_true", help="one line of JSON per image")
     given = parser.parse_args(arguments)
 
@@ -88,7 +96,7 @@ def predict(arguments: list[str]) -> int:
     for answer in answers(trained, paths, device):
         failed |= "error" in answer
         if given.json:
-            print(json.dumps(answer, ensure_ascii=False))
+            print(json_line(answer))
         elif "error" in answer:
             print(f"corsd: {answer['error']}", file=sys.stderr)
         else:
@@ -101,7 +109,7 @@ def export(arguments: list[str]) -> int:
     parser = _parser("export", "Writes the net without anything that only training needed.")
     _add_run(parser)
     parser.add_argument("--format", choices=("safetensors", "onnx", "torch_export"), default="safetensors")
-    parser.add_argument("--out", type=Path, metavar="FILE", required=True)
+    parser.add_argument("--out", type=user_path, metavar="FILE", required=True)
     given = parser.parse_args(arguments)
 
     from corsd.export import export as write
@@ -117,7 +125,7 @@ def export(arguments: list[str]) -> int:
 def report(arguments: list[str]) -> int:
     """Write report.html of a finished run again."""
     parser = _parser("report", "Reads the run folder, and the test images from where the run found them.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    parser.add_argument("run", type=user_path, metavar="RUN", help="a run folder")
     given = parser.parse_args(arguments)
 
     from corsd.report import report as write
@@ -132,7 +140,9 @@ def _parser(command: str, description: str = "", **settings: Any) -> argparse.Ar
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder; of several trainings the first")
+    parser.add_argument(
+        "run", type=user_path, metavar="RUN", help="a run folder; of several trainings the first"
+    )
     parser.add_argument(
         "--which", choices=("last", "best"), default="last", help="last step, or best validated"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
-from shared_core.run.config import Config
+from shared_core.run.config import Config, Seed
 from tyro.conf import Suppress
 
 Method = Literal[
@@ -99,7 +99,7 @@ class TrainConfig(Config):
     pretrained: bool = Field(False, description="Start from torchvision's or timm's published weights.")
     method: Method = "corsd"
     controls: list[Method] = Field([], description="Other methods to train in the same run.")
-    seeds: list[int] = Field([0], description="One training per method and seed.")
+    seeds: list[Seed] = Field([0], description="One training per method and seed.")
     epochs: float = Field(
         20, gt=0, description="Budget: images seen, in training-set sizes, for every method."
     )

@@ -43,4 +43,4 @@ class Cub200(Dataset):
 
 
 def _lines(file: Path) -> list[str]:
-    return [line for line in file.read_text().splitlines() if line.strip()]
+    return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]

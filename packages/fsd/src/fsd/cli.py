@@ -13,9 +13,14 @@ Nothing here imports torch before a command knows what it has to do: help answer
 
 import argparse
 import re
-from pathlib import Path
 
-from shared_core.run.command import command_parser, free_folder, run_arguments, sentences
+from shared_core.run.command import (
+    command_parser,
+    free_folder,
+    run_arguments,
+    sentences,
+    user_path,
+)
 from shared_core.run.config import ConfigError, run_commands, user_errors
 
 
@@ -71,11 +76,11 @@ def evaluate(arguments: list[str]) -> int:
     )
     _add_run(parser)
     parser.add_argument(
-        "--clip", type=Path, metavar="DIR", help="a CLIPModel with its processor: CLIP score too"
+        "--clip", type=user_path, metavar="DIR", help="a CLIPModel with its processor: CLIP score too"
     )
     parser.add_argument(
         "--inception",
-        type=Path,
+        type=user_path,
         metavar="FILE",
         help="torchvision's inception_v3 as safetensors: the paper's IS and CROSS-FID too",
     )
@@ -102,7 +107,7 @@ def export(arguments: list[str]) -> int:
     """Write the meshes of a run's objects, at any resolution, as GLB, OBJ or PLY."""
     parser = command_parser("fsd", "export", "Writes one mesh per object of the run, named like its folder.")
     _add_run(parser)
-    parser.add_argument("--out", type=Path, metavar="DIR", required=True)
+    parser.add_argument("--out", type=user_path, metavar="DIR", required=True)
     parser.add_argument("--format", choices=("glb", "obj", "ply"), default="glb")
     parser.add_argument("--resolution", type=int, default=128, metavar="N", help="cells a side; default 128")
     parser.add_argument(
@@ -197,4 +202,4 @@ def report(arguments: list[str]) -> int:
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    parser.add_argument("run", type=user_path, metavar="RUN", help="a run folder")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
-from shared_core.run.config import Config
+from shared_core.run.config import Config, Seed
 from tyro.conf import Suppress
 
 Method = Literal["fsd", "sds", "sds-annealed", "cfd", "sdi", "ism", "csd", "nfsd", "vsd"]
@@ -90,7 +90,7 @@ class GenerateConfig(Config):
         description="embedded | embedded-camera-free | bank | bank-per-view | folder or hub id of a diffusers pipeline",
     )
     guidance: list[Method] = Field(["fsd"], description="One or more methods, for comparison.")
-    seeds: list[int] = Field([0], description="One object per prompt, method and seed: 0 1 2, or 0-3.")
+    seeds: list[Seed] = Field([0], description="One object per prompt, method and seed: 0 1 2, or 0-3.")
     steps: int = Field(200, ge=1, description="Steps of an object.")
     batch_size: int = Field(4, ge=1, description="Views per step.")
     size: int = Field(32, ge=8, description="Side of the rendered views in pixels.")
@@ -154,13 +154,6 @@ class GenerateConfig(Config):
         if not values or len(set(values)) != len(values):
             raise ValueError("give at least one, none twice")
         return values
-
-    @field_validator("seeds", mode="after")
-    @classmethod
-    def _not_negative(cls, seeds: list[int]) -> list[int]:
-        if min(seeds) < 0:
-            raise ValueError("a seed is a number from 0 on")
-        return seeds
 
     @field_validator("prompts", mode="after")
     @classmethod

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from pydantic import Field, model_validator
-from shared_core.run.config import Config
+from shared_core.run.config import Config, Seed
 from tyro.conf import Suppress
 
 
@@ -18,7 +18,7 @@ class PriorConfig(Config):
     steps: int = Field(
         30_000, ge=1, description="Steps of the optimiser; may be raised when a run is resumed."
     )
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     batch_size: int = Field(
         32, ge=1, description="Pictures per step; four of each object in the multi-view variant."
     )

@@ -113,7 +113,7 @@ def _train(config: PriorConfig, folder: RunFolder, accelerator: Accelerator) -> 
     )
     kept = pipeline.scheduler.alphas_cumprod
     album = Album(
-        config.pictures or folder.path / "pictures",
+        Path(config.pictures).expanduser() if config.pictures else folder.path / "pictures",
         config.seed,
         config.size,
         config.chunk // config.views,

@@ -119,7 +119,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         raise CheckpointError(f"the checkpoint {path} is broken: {reason}")
     packed = _load_plain(path / "state.pt")
     try:
-        meta = json.loads((path / "meta.json").read_text())
+        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
         tensors = {
             name: load_file(path / f"{name}.safetensors")
             if f"{name}.safetensors" in meta["files"]
@@ -209,7 +209,7 @@ def _write(folder: Path, step: int, modules: Mapping[str, Any], state: dict[str,
         "modules": list(modules),
         "files": {name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for name, p in files.items()},
     }
-    (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+    (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     for path in folder.iterdir():
         with open(path, "rb") as file:
             os.fsync(file.fileno())
@@ -245,7 +245,7 @@ def _first_line(error: Exception) -> str:
 def _fault(path: Path) -> str | None:
     """Why the folder is not a whole checkpoint, or None."""
     try:
-        meta = json.loads((path / "meta.json").read_text())
+        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
         for name, entry in meta["files"].items():
             file = path / Path(name).name
             if not file.is_file():
@@ -300,5 +300,5 @@ def _point_latest(folder: Path, name: str) -> None:
         os.replace(temporary, folder / "latest")
     except (OSError, NotImplementedError):
         # File systems without links: a file with the name.  `latest()` reads neither.
-        temporary.write_text(name + "\n")
+        temporary.write_text(name + "\n", encoding="utf-8")
         os.replace(temporary, folder / "latest")

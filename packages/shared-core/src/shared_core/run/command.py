@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,17 @@ def command_parser(
     return parser
 
 
+def user_path(text: str) -> Path:
+    """A path of the command line; the shell leaves `~` alone in `--out=~/run`, this does not."""
+    return Path(text).expanduser()
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """One line of JSON that the terminal's encoding can print."""
+    letters = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    return json.dumps(record, ensure_ascii=not letters)
+
+
 class RunArguments(NamedTuple):
     """What the main command of a method was told; `resume` is the folder to go on with."""
 
@@ -52,10 +64,12 @@ def run_arguments(
     """
     parser.add_argument("--preset", choices=presets, help="where to start from")
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="YAML file; its values win over the preset's"
+        "--config", type=user_path, metavar="FILE", help="YAML file; its values win over the preset's"
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="run folder; by default a new one in runs/")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder")
+    parser.add_argument(
+        "--out", type=user_path, metavar="DIR", help="run folder; by default a new one in runs/"
+    )
+    parser.add_argument("--resume", type=user_path, metavar="DIR", help="go on with the run in this folder")
     given, flags = parser.parse_known_args(arguments)
     if {"-h", "--help"} & set(flags):
         print(parser.format_help() + "\nFlags win over the file, and the file over the preset:\n")

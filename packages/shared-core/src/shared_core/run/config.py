@@ -17,23 +17,41 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import pydantic
-import yaml
 
 from shared_core.run.atomic import write_yaml
+from shared_core.run.yaml_file import YamlError, read_yaml
 
 
 class Config(pydantic.BaseModel):
-    """Base of all configurations: an unknown key is an error, and nothing changes after it was checked."""
+    """Base of all configurations: an unknown key is an error, and nothing changes after it was checked.
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    `~` at the beginning of a path is the home.  Numbers are finite and of at most 64 bits; true is not 1.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any, info: Any) -> Any:
+        kinds = _kinds(cls.model_fields[info.field_name].annotation)
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            raise ValueError("give a number")
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, int) and not -(2**63) <= number < 2**63:
+                raise ValueError("the number does not fit into 64 bits")
+        is_path = isinstance(value, str | Path) and Path in kinds
+        return Path(value).expanduser() if is_path else value
 
 
 class ConfigError(ValueError):
     """The user's command line or configuration is wrong; the message has at most three lines."""
 
+
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
+"""A seed: what every generator takes, also once a step is added to it."""
 
 C = TypeVar("C", bound=pydantic.BaseModel)
 Command = Callable[[list[str]], int | None]
@@ -45,20 +63,9 @@ def load_yaml(cls: type[C], path: str | os.PathLike[str], default: C | None = No
     Raises ConfigError naming the file and the first wrong keys.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        values = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
-        raise ConfigError(f"cannot read the configuration {path}: {reason}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {_one_line(error)}") from error
-    except (RecursionError, ValueError) as error:
-        # Lists within lists without end; a date such as 2024-99-99, which YAML makes of it by itself.
-        raise ConfigError(f"{path} is not a configuration: {_one_line(error)}") from error
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold `key: value` lines, it holds a {type(values).__name__}")
+        values = read_yaml(Path(path).expanduser())
+    except YamlError as error:
+        raise ConfigError(str(error)) from error
     base = {} if default is None else default.model_dump(exclude_unset=False)
     try:
         return cls.model_validate(_merged(base, values))
@@ -103,6 +110,7 @@ def run_commands(prog: str, commands: Mapping[str, Command], arguments: Sequence
     the commands by the first line of their docstrings.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _print_anything()
     if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, commands))
         lines = [f"  {name:<{width}}  {(function.__doc__ or '').strip().splitlines()[0]}"
@@ -157,16 +165,30 @@ def validation_lines(error: pydantic.ValidationError, cls: type[pydantic.BaseMod
         where = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
             names = _field_names(cls)
-            close = difflib.get_close_matches(where, names, n=1) or [
-                n for n in names if n.endswith(f".{where}")
-            ]
+            close = [n for n in names if n.endswith(f".{where}")]
+            close += [n for n in difflib.get_close_matches(where, names, n=2) if n != where]
             text = f"there is no {where!r}" + (f", did you mean {close[0]!r}?" if close else "")
         else:
             text = f"{where or 'the configuration'}: {fault['msg']} (given: {_short(fault['input'])})"
+            if fault["type"] == "string_type" and isinstance(fault["input"], int | float):
+                text += "; put it in quotes"
         lines.append(text)
     if len(lines) > 3:
         lines[2:] = [f"and {len(lines) - 2} more faults"]
     return "\n".join(lines)
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The plain types in an annotation such as `list[int] | None`."""
+    inner = get_args(annotation)
+    return {annotation} if not inner else {kind for part in inner for kind in _kinds(part)}
+
+
+def _print_anything() -> None:
+    """What a stream's encoding lacks, such as letters where it is ASCII, is printed by its number."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _field_names(cls: type[pydantic.BaseModel], prefix: str = "") -> list[str]:
@@ -216,6 +238,8 @@ def _tyro_lines(printed: str, prog: str) -> str:
     fault = re.sub(r"Error parsing \S+: \d+ validation errors? for \S+", "", fault)
     lines = [" ".join(fault.split()) or "the command line is wrong"]
     meant = next((re.findall(r"--[\w.-]+", b) for b in blocks if "you meant" in b), [])
+    # What was given is no help.
+    meant = [flag for flag in meant if flag not in re.findall(r"--[\w.-]+", blocks[0])]
     if meant:
         lines.append(f"perhaps you meant {' or '.join(dict.fromkeys(meant[:3]))}")
     return "\n".join([*lines, f"see {prog} --help"])
