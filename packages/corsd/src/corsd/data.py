@@ -53,11 +53,13 @@ def open_data(config: TrainConfig) -> Data:
 def split(labels: Tensor, validation: float, images_per_class: int | None) -> tuple[Tensor, Tensor]:
     """Places of the training and of the validation images: of every class the first n, and the last share."""
     chosen, held_out = [], []
-    for label in labels.unique():
-        places = (labels == label).nonzero().squeeze(1)
+    order, counts = labels.argsort(stable=True), torch.bincount(labels).tolist()
+    for label, places in enumerate(order.split(counts)):
+        if len(places) == 0:
+            continue
         kept = len(places) - round(len(places) * validation)
         if kept == 0:
-            raise ValueError(f"validation={validation} leaves class {int(label)} without training images")
+            raise ValueError(f"validation={validation} leaves class {label} without training images")
         chosen.append(places[:kept][:images_per_class])
         held_out.append(places[kept:])
     return torch.cat(chosen).sort().values, torch.cat(held_out).sort().values

@@ -62,8 +62,9 @@ def evaluate(
 
     found = [_judged(*batch) for batch in predictions(net, dataset, preprocess, device, 0.0, workers, shared)]
     batches = _in_order(found) if shared else found
-    right, confidence, labels = (torch.cat([batch[k] for batch in batches]) for k in range(3))
-    classes = batches[0][3]
+    parts, class_counts = [batch[:3] for batch in batches], {batch[3] for batch in batches}
+    right, confidence, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+    (classes,) = class_counts
     count = torch.bincount(labels, minlength=classes)
     per_class = torch.zeros(classes, dtype=torch.float64).index_add_(0, labels, right) / count
     # Of the highest class alone: whether it is right, as often as it is sure?

@@ -5,6 +5,8 @@ by :func:`triplet_plan` for our loader or made by :class:`TripletDataset` for yo
 pairs are found among the images that an ordinary batch holds, so that no extra image is read.
 """
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Int
 from shared_core.data.sampling import Plan
@@ -157,7 +159,7 @@ def collate_triplets(items: list) -> tuple[Tensor, Int[Tensor, " batch"]]:
 
 
 def _members(labels: Tensor, least: int = 2) -> dict[int, Tensor]:
-    members = {int(c): (labels == c).nonzero().squeeze(1) for c in labels.unique()}
+    members = {c: places for c, places in _by_class(labels) if len(places)}
     if len(members) < least:
         raise ValueError(
             f"pairs need images of at least {least} classes; the labels hold {sorted(members) or 'none'}"
@@ -165,11 +167,19 @@ def _members(labels: Tensor, least: int = 2) -> dict[int, Tensor]:
     return members
 
 
+def _by_class(labels: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Each class up to the last, and its places in ascending order; one sort, for millions of images."""
+    places = labels.argsort(stable=True)
+    counts = torch.bincount(labels) if len(labels) else torch.zeros(0, dtype=torch.int64)
+    return enumerate(places.split(counts.tolist()))
+
+
 def _partners(labels: Tensor, anchor: Tensor, members: dict[int, Tensor], generator) -> Tensor:
     """For every anchor another image of its class; itself where the class has no other."""
     chosen = torch.empty_like(anchor)
+    rows_of = dict(_by_class(labels[anchor]))
     for c, images in members.items():
-        rows = (labels[anchor] == c).nonzero().squeeze(1)
+        rows = rows_of.get(c, anchor[:0])
         place = torch.searchsorted(images, anchor[rows])
         step = torch.randint(1, max(len(images), 2), (len(rows),), generator=generator)
         chosen[rows] = images[(place + step) % len(images)]
@@ -178,8 +188,9 @@ def _partners(labels: Tensor, anchor: Tensor, members: dict[int, Tensor], genera
 
 def _choose(classes: Tensor, members: dict[int, Tensor], generator) -> Tensor:
     chosen = torch.empty_like(classes)
+    rows_of = dict(_by_class(classes))
     for c, images in members.items():
-        rows = (classes == c).nonzero().squeeze(1)
+        rows = rows_of.get(c, classes[:0])
         chosen[rows] = images[torch.randint(len(images), (len(rows),), generator=generator)]
     return chosen
 
