@@ -97,7 +97,7 @@ def run_cell(pair: str, row: str, seed: int, folder: Path) -> dict[str, Any]:
     """One row of one pair with one seed, from the pair's source classifier of that seed."""
     from calib import comparison, run
     from calib.data import open_domains
-    from calib.evaluate import evaluate_classifier
+    from calib.evaluate import both_domains
     from calib.source_classifier import build_classifier
 
     config, cpu = configuration(pair, row), torch.device("cpu")
@@ -138,12 +138,9 @@ def run_cell(pair: str, row: str, seed: int, folder: Path) -> dict[str, Any]:
     else:
         classifier = build_classifier(config, domains)
         (found,) = comparison.baseline_rows(config, classifier, domains, seed, cpu)
-        before = {
-            f"{name}_before": evaluate_classifier(classifier.eval(), data, domains.num_classes, cpu)[
-                "accuracy"
-            ]
-            for name, data in (("source", domains.source_test), ("target", domains.target_test))
-        }
+        tests = (domains.source_test, domains.target_test, domains.num_classes, cpu)
+        found_before = both_domains(classifier.eval(), *tests)
+        before = {f"{name}_before": scores["accuracy"] for name, scores in found_before.items()}
         own = {
             **before,
             **found,

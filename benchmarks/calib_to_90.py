@@ -27,7 +27,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ from calib_accuracy import source_classifier
 from shared_core.run.processes import join
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 FOLDER = Path(__file__).parent
 PEERS = {"pytorch-adapt": "pytorch_adapt", "skada": "skada"}
@@ -186,7 +186,7 @@ def opened(quick: bool, seed: int) -> tuple[AdaptConfig, nn.Module, Data]:
         config = config.model_copy(update={"weights": weights})
     source, target, test = (
         (comparison.all_images(part), comparison.labels_in(part))
-        for part in (domains.source_train, domains.target_train, domains.target_test)
+        for part in (domains.source_train, domains.target_train, cast(Dataset, domains.target_test))
     )
     return config, build_classifier(config, domains).eval(), Data(*source, target[0], *test)
 
