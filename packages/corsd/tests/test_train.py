@@ -1,21 +1,25 @@
 """The recipe: interrupted runs equal straight ones bit for bit, two processes equal one, nothing is lost."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 import torch.distributed as dist
 from corsd import Distiller, train
-from corsd.config import LossWeights, Optim, Relations, TrainConfig
+from corsd.config import LossVariant, LossWeights, Method, Optim, Relations, TrainConfig
 from corsd.pairs import triplet_plan
+from corsd.schedule import rate_schedule
 from corsd.train import gradient_shares, train_cell
 from safetensors.torch import load_file
+from shared_core.run import checkpoint
 from shared_core.run.guard import NonFiniteError
 from shared_core.testing import assert_same_state, run_ranks
 from torch import nn
@@ -147,22 +151,72 @@ def test_nan_images_stop_the_run_with_the_part_that_broke(tmp_path, monkeypatch)
         train_cell(TINY, 0, tmp_path / "a")
 
 
-def test_diverging_steps_can_be_skipped_and_are_counted(tmp_path, monkeypatch):
+SKIPPED = {
+    **{method: {} for method in get_args(Method)},
+    "corsd triplets": {"method": "corsd", "pairs": "triplets"},
+    "corsd ema": {"method": "corsd", "relations": Relations(variant=LossVariant(prototype="ema"))},
+    "corsd exits": {"method": "corsd", "relations": Relations(exits="joint")},
+    "corsd in two parts": {"method": "corsd", "accumulate": 2},
+    "dlb in two parts": {"method": "dlb", "accumulate": 2},
+    "ps_kd in two parts": {"method": "ps_kd", "accumulate": 2},
+}
+
+
+def poison(monkeypatch, number: int) -> None:
+    """One pixel of the batch of this number, from 1 on, is NaN."""
     from corsd import data
 
     usual, calls = data.Preprocess.__call__, []
 
-    def second_is_broken(self, images):
+    def broken(self, images):
         calls.append(1)
-        return usual(self, images) * (float("nan") if len(calls) == 2 else 1.0)
+        images = usual(self, images)
+        if len(calls) == number:
+            images[0, 0, 0, 0] = float("nan")
+        return images
 
-    monkeypatch.setattr(data.Preprocess, "__call__", second_is_broken)
-    # group norm, because batch norm's running statistics would keep the broken batch
-    config = TINY.model_copy(update={"on_nonfinite": "skip", "method": "ce", "channels_last": False})
-    monkeypatch.setattr(train, "open_net", lambda *a, **k: group_norm_net())
+    monkeypatch.setattr(data.Preprocess, "__call__", broken)
+
+
+@pytest.mark.parametrize("name", SKIPPED)
+def test_a_skipped_step_changes_nothing_but_the_counter(name, tmp_path, monkeypatch):
+    options = {"method": name, **SKIPPED[name], "on_nonfinite": "skip", "checkpoint_every": 1}
+    config = TINY.model_copy(update=options)
+    # the third step's first micro-batch is broken, and with it the whole step
+    poison(monkeypatch, 2 * config.accumulate + 1)
+    with monkeypatch.context() as three_steps:
+        three_steps.setattr(train, "evaluate", lambda *_: {})
+        result = train_cell(config.model_copy(update={"epochs": 0.6}), 0, tmp_path / "a")
+    assert result["skipped_steps"] == 1
+    before, after = (checkpoint.load(tmp_path / "a" / "checkpoints" / f"step-00000{n}") for n in (2, 3))
+    assert (before.tensors.pop("guard")["skipped"], after.tensors.pop("guard")["skipped"]) == (0, 1)
+    assert_same_state(before.tensors, after.tensors)
+    assert torch.equal(before.state["rng"]["torch"], after.state["rng"]["torch"])
+
+
+@pytest.mark.parametrize("name", ["corsd", "dlb", "ps_kd", "byot"])
+def test_a_run_goes_on_after_a_skipped_step(name, tmp_path, monkeypatch):
+    poison(monkeypatch, 2)
+    config = TINY.model_copy(update={"method": name, "on_nonfinite": "skip"})
     result = train_cell(config, 0, tmp_path / "a")
     assert result["skipped_steps"] == 1
     assert all(v.isfinite().all() for v in load_file(tmp_path / "a" / "net.safetensors").values())
+    losses = [line["loss"] for line in metrics(tmp_path / "a") if "loss" in line]
+    assert [math.isfinite(float(loss)) for loss in losses] == [True, False] + [True] * (len(losses) - 2)
+
+
+def test_a_gradient_that_is_not_finite_is_refused_though_the_loss_is(tmp_path, monkeypatch):
+    usual = train.build_net
+
+    def net_with_infinite_slope(*arguments):
+        net = usual(*arguments)
+        # 0 at 0, with an infinite slope there
+        net.register_forward_hook(lambda _m, _i, logits: logits + (0 * logits).sqrt())
+        return net
+
+    monkeypatch.setattr(train, "build_net", net_with_infinite_slope)
+    with pytest.raises(NonFiniteError, match=r"'gradient' is .* at step 1"):
+        train_cell(TINY.model_copy(update={"method": "ce"}), 0, tmp_path / "a")
 
 
 @pytest.mark.parametrize(
@@ -184,8 +238,6 @@ def test_a_narrow_shortcut_is_not_trained_channels_last_on_a_cpu(channels, kerne
 
 
 def test_full_disk_while_saving_keeps_the_earlier_checkpoint(tmp_path, monkeypatch):
-    from shared_core.run import checkpoint
-
     write, calls = checkpoint._write, []
 
     def second_fails(*arguments):
@@ -215,7 +267,7 @@ def test_gradient_shares_are_of_the_parts():
 @pytest.mark.parametrize("schedule", ["onecycle", "cosine", "constant"])
 def test_schedules_of_any_length_stay_between_0_and_the_peak(schedule, steps):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
-    rates = train.rate_schedule(TINY.model_copy(update={"optim": Optim(schedule=schedule)}), optimizer, steps)
+    rates = rate_schedule(TINY.model_copy(update={"optim": Optim(schedule=schedule)}), optimizer, steps)
     seen = []
     for _ in range(steps):
         seen.append(optimizer.param_groups[0]["lr"])

@@ -1,4 +1,6 @@
+import copy
 import gc
+import pickle
 import weakref
 
 import pytest
@@ -7,6 +9,7 @@ import torch.distributed as dist
 from shared_core.ops.features import FeatureCapture
 from shared_core.testing import assert_same_state, run_ranks
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Net(nn.Module):
@@ -272,9 +275,167 @@ def test_compiled_gradients_equal_eager_ones_in_training():
 
 
 @pytest.mark.compile
-def test_the_wrapper_of_torch_compile_is_refused():
-    with pytest.raises(ValueError, match=r"use net.compile\(\) and give net itself"):
-        FeatureCapture(torch.compile(new_net(), backend="eager"), ["first"])
+def test_the_wrapper_of_torch_compile_gives_the_plain_nets_features():
+    """It was refused before; users have it in hand, and what it wraps runs all the same."""
+    torch._dynamo.reset()
+    net = new_net()
+    expected = by_hook(new_net(), ["first"], images())
+    compiled = torch.compile(net, backend="eager")
+    capture = FeatureCapture(compiled, ["first"])
+    for _ in range(2):
+        with capture:
+            compiled(images())
+        assert_same_state(capture.pop(), expected)
+
+
+class InPlace(nn.Module):
+    """Layers that write into what the layer before returned: always, and only in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu, self.drop = (
+            nn.Conv2d(1, 4, 3),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5, inplace=True),
+        )
+        self.late, self.head = nn.Conv2d(4, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.late(self.relu(self.conv(x)))
+        return self.head(self.drop(x).mean((2, 3)).mul_(2))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_an_in_place_layer_behind_does_not_change_what_was_captured(training):
+    torch.manual_seed(0)
+    net = InPlace().train(training)
+    capture = FeatureCapture(net, ["conv", "late"])
+    for _ in range(3):
+        with capture:
+            net(images())
+        features = capture.pop()
+        conv = net.conv(images())
+        assert torch.equal(features["conv"], conv)
+        assert torch.equal(features["late"], net.late(conv.relu()))
+        assert features["conv"].min() < 0
+    features["conv"].square().mean().backward()
+    gradient = net.conv.weight.grad.clone()
+    net.zero_grad()
+    net.conv(images()).square().mean().backward()
+    torch.testing.assert_close(net.conv.weight.grad, gradient)
+    assert net.late.weight.grad is None
+
+
+def test_what_nothing_overwrites_is_the_very_tensor_and_copied_once_at_most():
+    net = new_net()
+    capture = FeatureCapture(net, ["first"])
+    with capture:
+        net(images())
+    first = capture.pop()["first"]
+    assert first.grad_fn.name() != "CloneBackward0"
+    with capture:
+        net(images())
+        assert capture._store["first"].values is None
+    net.train()
+    with capture:
+        net(images())
+        assert capture._store["first"].values is not None
+
+
+def test_a_write_that_begins_later_is_an_error_and_the_next_pass_is_right():
+    net = InPlace().eval()
+    capture = FeatureCapture(net, ["late"])
+    with capture:
+        net(images())
+    capture.pop()
+    net.drop.train()
+    with capture:
+        net(images())
+    with pytest.raises(
+        RuntimeError, match=r"wrote into the output of 'late' in this pass .* call the net again"
+    ):
+        capture.pop()
+    with capture:
+        net(images())
+    assert torch.equal(capture.pop()["late"], net.late(net.conv(images()).relu()))
+
+
+def test_under_inference_mode():
+    net = InPlace().eval()
+    capture = FeatureCapture(net, ["conv"])
+    with torch.inference_mode(), capture:
+        net(images())
+    assert torch.equal(capture.pop()["conv"], net.conv(images()))
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle"])
+def test_a_copy_with_its_net_captures_the_copy(way):
+    net = new_net()
+    capture = FeatureCapture(net, ["first", "second"])
+    with capture:
+        net(images())
+    both = (net, capture)
+    other, theirs = copy.deepcopy(both) if way == "deepcopy" else pickle.loads(pickle.dumps(both))  # noqa: S301
+    with torch.no_grad():
+        other.first[0].weight.zero_()
+    with theirs:
+        other(images())
+    with capture:
+        net(images())
+    assert torch.equal(theirs.pop()["first"], other.first(images()))
+    assert torch.equal(capture.pop()["first"], net.first(images()))
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, reentrant):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
+        self.block = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Tanh())
+        self.reentrant = reentrant
+
+    def forward(self, x):
+        x = checkpoint(self.block, self.stem(x), use_reentrant=self.reentrant)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_checkpointed_module_gives_features_with_gradient(reentrant):
+    torch.manual_seed(0)
+    net = Checkpointed(reentrant)
+    capture = FeatureCapture(net, ["block"])
+    for _ in range(2):
+        net.zero_grad()
+        with capture:
+            net(images())
+        capture.pop()["block"].square().mean().backward()
+        got = [p.grad.clone() for p in (net.stem.weight, net.block[0].weight)]
+        net.zero_grad()
+        net.block(net.stem(images())).square().mean().backward()
+        for one, p in zip(got, (net.stem.weight, net.block[0].weight), strict=True):
+            torch.testing.assert_close(one, p.grad)
+
+
+def test_inside_of_a_checkpoint_one_form_works_and_the_other_is_refused():
+    for reentrant in (False, True):
+        net = Checkpointed(reentrant)
+        capture = FeatureCapture(net, ["block.0"])
+        with capture:
+            net(images())
+        if not reentrant:
+            capture.pop()["block.0"].mean().backward()
+            assert net.stem.weight.grad.abs().sum() > 0
+        else:
+            with pytest.raises(RuntimeError, match=r"'block.0' runs inside of an activation checkpoint"):
+                capture.pop()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning")
+def test_torchscript_is_refused_with_the_remedy():
+    scripted = torch.jit.script(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()))
+    with pytest.raises(TypeError, match=r"net is TorchScript.* give the nn.Module it was made from"):
+        FeatureCapture(scripted, ["0"])
+    with pytest.raises(TypeError, match=r"submodule '0' is TorchScript"):
+        FeatureCapture(nn.Sequential(scripted, nn.Flatten()), ["0"])
 
 
 def captured_under_ddp():

@@ -3,8 +3,16 @@ import math
 import pytest
 import torch
 import torch.distributed as dist
-from shared_core.run.guard import FiniteGuard, NonFiniteError, check_finite
-from shared_core.testing import run_ranks
+from shared_core.ops.snapshot import Snapshot, take_back
+from shared_core.run.guard import (
+    FiniteGuard,
+    NonFiniteError,
+    check_finite,
+    joined,
+    largest_gradient,
+)
+from shared_core.testing import assert_same_state, run_ranks
+from torch import nn
 
 
 def parts(**values):
@@ -69,3 +77,79 @@ def test_error_texts():
         FiniteGuard("ignore")
     with pytest.raises(ValueError, match="patience is 0"):
         FiniteGuard(patience=0)
+
+
+class Counting(nn.Module):
+    """Everything that a forward pass can move: statistics, a table, a count outside tensors, a new buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.drop, self.calls = nn.BatchNorm1d(2), nn.Dropout(0.5), 0
+        self.register_buffer("table", torch.zeros(5, 2))
+        self.register_buffer("mean", torch.zeros(2), persistent=False)
+        self.register_buffer("late", None)
+
+    def forward(self, x, rows):
+        self.calls += 1
+        self.table[rows] = x
+        self.mean = 0.9 * self.mean + x.mean(0)
+        self.late = x
+        self.register_buffer("new", x)
+        return self.drop(self.norm(x))
+
+    def get_extra_state(self):
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state):
+        self.calls = state["calls"]
+
+
+@pytest.mark.parametrize("by_row", [True, False])
+def test_a_refused_pass_leaves_no_trace(by_row):
+    net, rows = Counting(), torch.tensor([1, 3, 1])
+    net(torch.rand(3, 2), torch.tensor([0, 1, 2]))
+    del net.new
+    net.late = None
+    kept = {
+        name: value.clone() for name, value in net.state_dict().items() if isinstance(value, torch.Tensor)
+    }
+    mean, draw = net.mean.clone(), torch.get_rng_state()
+    guard = FiniteGuard("skip")
+    before = [guard.snapshot(net, rows={"table": rows} if by_row else None)]
+    net(torch.full((3, 2), math.nan), rows)
+    before.append(guard.snapshot(net, rows={"table": rows} if by_row else None))
+    net(torch.full((3, 2), math.inf), rows)
+    take_back(before)
+    now = {name: value for name, value in net.state_dict().items() if isinstance(value, torch.Tensor)}
+    assert_same_state(now, kept)
+    assert torch.equal(net.mean, mean)
+    assert net.calls == 1
+    assert net.late is None
+    assert not hasattr(net, "new")
+    assert torch.equal(torch.get_rng_state(), draw)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning")
+def test_restored_buffers_are_the_same_tensors_also_in_torchscript():
+    for net in (nn.BatchNorm1d(2), torch.jit.script(nn.BatchNorm1d(2))):
+        buffer, before = net.running_mean, Snapshot(net)
+        net(torch.rand(4, 2))
+        before.restore()
+        assert buffer.data_ptr() == net.running_mean.data_ptr()
+        assert torch.equal(net.running_mean, torch.zeros(2))
+
+
+def test_policy_error_keeps_no_snapshot():
+    assert FiniteGuard("error").snapshot(nn.BatchNorm1d(2)) is None
+    take_back([None])
+
+
+def test_largest_gradient_and_joined_parts():
+    net = nn.Linear(2, 1)
+    assert largest_gradient(net) == 0
+    net.weight.grad, net.bias.grad = torch.tensor([[1e30, -3e30]]), torch.ones(1)
+    assert largest_gradient(net) == 3e30
+    net.bias.grad = torch.tensor([math.nan])
+    assert largest_gradient(net).isnan()
+    both = joined([{"a": torch.tensor(1.0)}, {"a": torch.tensor(2.0), "b": torch.tensor(3.0)}])
+    assert_same_state(both, {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0])})

@@ -236,6 +236,10 @@ class ProgressiveSelf(nn.Module):
             self.seen += len(every)
         return _output(logits, {"soft_ce": soft_cross_entropy(logits, target).mean()})
 
+    def written_rows(self, labels: Int[Tensor, " batch"], index: Tensor | None = None) -> dict[str, Tensor]:
+        """Of the large buffers, by name, the rows that a step on these images writes; see ``Snapshot``."""
+        return {} if index is None else {"past": all_gather(index)}
+
 
 class LastBatch(nn.Module):
     """DLB (CVPR 2022): CE on new and repeated images + T^2 KL(last step's logits || now) on the repeated, T = 3.

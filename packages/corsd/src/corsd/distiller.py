@@ -143,6 +143,10 @@ class Distiller(nn.Module):
         loss = torch.stack(list(parts.values())).sum()
         return Output(logits, loss, parts, [Relation(*(v.detach() for v in r)) for r in relations])
 
+    def written_rows(self, labels: Int[Tensor, " batch"], index: Tensor | None = None) -> dict[str, Tensor]:
+        """Of the large buffers, by name, the rows that a step on these labels writes; see ``Snapshot``."""
+        return {} if self.logit_relation is None else {"logit_relation.prototypes": all_gather(labels)}
+
     def _triplets(self, known: Int[Tensor, " batch"], generator: torch.Generator) -> tuple[Triplets, float]:
         """The triplets of this process, and the factor that makes its mean a part of the mean over all."""
         if self.pairs == "triplets":

@@ -23,10 +23,11 @@ from accelerate import Accelerator
 from shared_core.data.loader import make_loader
 from shared_core.data.sampling import Batches, Plan, shuffled_plan
 from shared_core.ops.gather import rank, world_size
+from shared_core.ops.snapshot import take_back
 from shared_core.run import checkpoint
 from shared_core.run.atomic import read_json, write_json
 from shared_core.run.folder import RunFolder
-from shared_core.run.guard import FiniteGuard
+from shared_core.run.guard import FiniteGuard, joined, largest_gradient
 from shared_core.run.metrics import MetricsLog, cut_back
 from shared_core.run.processes import join
 from shared_core.run.seal import check_seal, seal, unseal, write_sealed
@@ -44,6 +45,7 @@ from corsd.layout import layout
 from corsd.losses import Variant, Weights
 from corsd.nets import open_net
 from corsd.pairs import class_pair_plan, last_batch_plan, triplet_plan
+from corsd.schedule import rate_schedule
 
 NOISE = (0.05, 0.1)
 FILES = (
@@ -146,25 +148,32 @@ def _train(
         method.train()
         while step < steps:
             started = time.perf_counter()
+            before, judged, shares = [], [], {}
             for part in range(config.accumulate):
                 images, labels, *index = (t.to(device, non_blocking=True) for t in next(stream))
                 images = data.preprocess(images).to(memory_format=memory_format)
                 last = part == config.accumulate - 1
                 # processes exchange gradients once a step, with its last part
                 with nullcontext() if last else accelerator.no_sync(model):
+                    # what a refused step puts back: statistics, prototypes, tables, random generators
+                    skips = guard.policy == "skip" and hasattr(method, "written_rows")
+                    rows = method.written_rows(labels, *index) if skips else {}
+                    before.append(guard.snapshot(method, rows=rows))
                     out_of_step: Output = model(images, labels, *index)
-                    usable = guard.accepts(out_of_step.parts, step + 1)
-                    shares = {}
+                    judged.append(out_of_step.parts)
                     if last and _due(step, steps, config.log_every * 5) and world_size() == 1:
                         shares = gradient_shares(out_of_step.parts, net)
-                    if usable:
-                        accelerator.backward(out_of_step.loss / config.accumulate)
-            if usable:
+                    accelerator.backward(out_of_step.loss / config.accumulate)
+            # one look at all micro-batches; a loss scaler lets gradients overflow now and then and copes
+            gradient = {} if accelerator.scaler is not None else {"gradient": largest_gradient(method)}
+            if guard.accepts({**joined(judged), **gradient}, step + 1):
                 if config.clip_grad_norm is not None:
                     accelerator.clip_grad_norm_(model.parameters(), config.clip_grad_norm)
                 optimizer.step()
+                schedule.step()
+            else:
+                take_back(before)
             optimizer.zero_grad()
-            schedule.step()
             step += 1
             bar.update()
 
@@ -305,27 +314,6 @@ def batch_plan(config: TrainConfig, labels: Tensor, seed: int) -> tuple[Plan, in
             f"processes of groups of {group}; choose {below or unit} or {below + unit}"
         )
     return make(labels, images // group, seed), group
-
-
-def rate_schedule(
-    config: TrainConfig, optimizer: torch.optim.Optimizer, steps: int
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """Learning rate, and in one cycle momentum, step by step; the same for every method of a run."""
-    o = config.optim
-    if o.schedule == "onecycle":
-        # The rise takes one step at least, or the cycle of a very short run divides by 0.
-        rise = min(max(o.warmup, 2 / (steps + 1)), 1.0)
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, o.lr, total_steps=steps + 1, pct_start=rise)
-
-    def factor(step: int) -> float:
-        warm = max(o.warmup * steps, 1.0)
-        if step < warm:
-            return (step + 1) / (warm + 1)
-        if o.schedule == "constant":
-            return 1.0
-        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def _forever(loader) -> Iterator[list[Tensor]]:

@@ -6,10 +6,12 @@ from shared_core.ops.features import FeatureCapture
 from shared_core.ops.freeze import changed, checksums, digest
 from shared_core.ops.gather import all_gather, rank, world_size
 from shared_core.ops.gradients import average_gradients
+from shared_core.ops.snapshot import Snapshot, take_back
 
 # The function `freeze` stays in its module: here it would hide the module of that name.
 __all__ = [
     "FeatureCapture",
+    "Snapshot",
     "all_gather",
     "average_gradients",
     "changed",
@@ -20,5 +22,6 @@ __all__ = [
     "project",
     "rank",
     "soft_cross_entropy",
+    "take_back",
     "world_size",
 ]

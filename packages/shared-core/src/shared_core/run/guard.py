@@ -2,16 +2,20 @@
 
 >>> check_finite({"ce": ce, "relation": relation}, step)
 >>> guard = FiniteGuard(policy="skip")
->>> if guard.accepts(parts, step): optimizer.step()
+>>> before = guard.snapshot(net)                 # None under policy "error"
+>>> out = net(images); out.loss.backward()
+>>> if guard.accepts({**out.parts, "gradient": largest_gradient(net)}, step): optimizer.step()
+... else: take_back([before])                    # the running statistics of batch norm, random generators
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from shared_core.ops.gather import communication_device, rank, world_size
+from shared_core.ops.snapshot import Snapshot
 
 
 class NonFiniteError(RuntimeError):
@@ -59,6 +63,10 @@ class FiniteGuard:
             )
         return False
 
+    def snapshot(self, *modules: nn.Module, rows: Mapping[str, Tensor] | None = None) -> "Snapshot | None":
+        """The state that a forward pass may change, for `take_back`; None under policy "error"."""
+        return Snapshot(*modules, rows=rows) if self.policy == "skip" else None
+
     def state_dict(self) -> dict[str, int]:
         """The two counters, for the checkpoint."""
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}
@@ -68,12 +76,31 @@ class FiniteGuard:
         self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
 
 
+def largest_gradient(module: nn.Module) -> Tensor:
+    """The largest absolute value in the gradients of a module's parameters, 0 without any.
+
+    It is finite if and only if all gradients are, also where the sum of their squares would overflow.
+    """
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    gradients = [g.coalesce().values() if g.is_sparse else g for g in gradients]
+    if not gradients:
+        return torch.zeros(())
+    return torch.nn.utils.get_total_norm(gradients, norm_type=float("inf"))
+
+
+def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The parts of several micro-batches by name, stacked, so that one look judges all of them."""
+    names = dict.fromkeys(name for one in parts for name in one)
+    return {name: torch.stack([one[name].detach() for one in parts if name in one]) for name in names}
+
+
 def _first_bad(parts: Mapping[str, Tensor]) -> tuple[str, str, int] | None:
     """Name, value and rank of the first part, in the order given, that is not finite on some rank."""
     if not parts:
         return None
     # One reduction and one wait for the device for all parts and ranks.
-    mine = torch.stack([(~torch.isfinite(part.detach())).any().to("cpu") for part in parts.values()])
+    bad = [(~torch.isfinite(part.detach())).any() for part in parts.values()]
+    mine = torch.stack([value.to(bad[-1].device) for value in bad]).cpu()
     worst = torch.where(mine, rank(), world_size()).to(communication_device())
     if world_size() > 1:
         dist.all_reduce(worst, op=dist.ReduceOp.MIN)
