@@ -186,6 +186,7 @@ HANDED_ON: dict[str, tuple[Any, Any, str, Any]] = {
     "scene_size": ((64, 128), data.streets, "open_scenes", lambda a, s: a[3]),
     "pretrained": (True, source_classifier, "open_classifier", lambda a, s: a[4]),
     "device": ("auto", run, "join", lambda a, s: a[0]),
+    "tracker": ("tensorboard", run, "adapt", lambda a, s: s["tracker"]),
     "workers": (1, run, "adapt", lambda a, s: s["workers"]),
     "threads": (2, torch, "set_num_threads", lambda a, s: a[0]),
     "on_nonfinite": ("skip", run, "adapt", lambda a, s: s["on_nonfinite"]),

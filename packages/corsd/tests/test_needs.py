@@ -162,7 +162,7 @@ HANDED_ON = {
     "workers": (1, {}, (train, "make_loader"), lambda a, s: s["workers"]),
     "threads": (2, {}, (torch, "set_num_threads"), lambda a, s: a[0]),
     "channels_last": (False, {}, (train, "layout"), lambda a, s: a[0].channels_last),
-    "tracker": ("tensorboard", {}, (train, "MetricsLog"), lambda a, s: a[1][0]),
+    "tracker": ("tensorboard", {}, (train, "MetricsLog"), lambda a, s: a[1]),
     "compile": (True, {}, (torch.nn.Module, "compile"), lambda a, s: True),
     "relations.gather": (True, {}, (train, "Distiller"), lambda a, s: a[6]),
     "controls": (["ce"], {}, (run, "cells_of"), lambda a, s: a[0].controls),

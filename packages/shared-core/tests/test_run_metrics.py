@@ -88,14 +88,14 @@ def test_a_killed_process_loses_no_line(tmp_path):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tensorboard(tmp_path):
     pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
-    with MetricsLog(tmp_path / "metrics.jsonl", trackers=["tensorboard"]) as log:
-        log.log(step=4, loss=0.25, name="text")
+    with MetricsLog(tmp_path / "metrics.jsonl", tracker="tensorboard") as log:
+        log.log(step=4, loss=0.25, name="text", best=True, parts={"ce": 0.5, "deep": {"kl": 1}}, many=[1, 2])
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(4, 0.25)]
-    assert events.Tags()["scalars"] == ["loss"]
+    assert sorted(events.Tags()["scalars"]) == ["loss", "parts/ce", "parts/deep/kl"]
 
 
 def test_wandb_gets_scalars(tmp_path, monkeypatch):
@@ -106,11 +106,11 @@ def test_wandb_gets_scalars(tmp_path, monkeypatch):
         {"log": lambda s, v, step: calls.append((step, v)), "finish": lambda s: calls.append("end")},
     )
     fake = type(sys)("wandb")
-    fake.init = lambda name, dir: calls.append(name) or run()
+    fake.init = lambda project, name, dir: calls.append((project, name)) or run()
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    with MetricsLog(tmp_path / "metrics.jsonl", trackers=["wandb"]) as log:
+    with MetricsLog(tmp_path / "metrics.jsonl", tracker="wandb", project="corsd") as log:
         log.log(step=1, loss=2)
-    assert calls == [tmp_path.name, (1, {"loss": 2.0}), "end"]
+    assert calls == [("corsd", tmp_path.name), (1, {"loss": 2.0}), "end"]
 
 
 def test_tracker_error_texts(tmp_path, monkeypatch):
@@ -118,6 +118,6 @@ def test_tracker_error_texts(tmp_path, monkeypatch):
     with pytest.raises(
         ImportError, match=r'tracker wandb needs its extra: pip install "shared-core\[wandb\]"'
     ):
-        MetricsLog(tmp_path / "metrics.jsonl", trackers=["wandb"])
+        MetricsLog(tmp_path / "metrics.jsonl", tracker="wandb", project="corsd")
     with pytest.raises(ValueError, match="there is no tracker 'mlflow'; there are tensorboard, wandb"):
-        MetricsLog(tmp_path / "metrics.jsonl", trackers=["mlflow"])
+        MetricsLog(tmp_path / "metrics.jsonl", tracker="mlflow")

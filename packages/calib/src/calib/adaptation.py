@@ -107,6 +107,7 @@ def adapt(
     on_nonfinite: str = "error",
     log_every: int = 10,
     checkpoint_every: int = 200,
+    tracker: str = "none",
     out: str | Path | None = None,
     resume: bool = False,
     config: dict[str, Any] | None = None,
@@ -137,6 +138,7 @@ def adapt(
             code does; it asks for a calibrator built with mode="released", whose correction only brightens.
         out: run folder for metrics, checkpoints and the calibrator.  With `resume` a stopped run goes on from its
             newest whole checkpoint: bit for bit where both domains are data sets.
+        tracker: "tensorboard" or "wandb", for the numbers of metrics.jsonl too; needs `out` and the extra.
         config: what the run folder's config.yaml says, and `resume` compares.
 
     Raises:
@@ -262,15 +264,14 @@ def adapt(
                 checkpoint.save(folder.checkpoints, step, saved, state)
             accelerator.wait_for_everyone()
 
-        log = open_things.enter_context(MetricsLog(folder.metrics)) if folder is not None and main else None
-        stop = open_things.enter_context(StopFlag()) if folder is not None else None
-        shown = tqdm(
-            total=steps,
-            initial=step,
-            desc=f"calibrator seed {seed}",
-            disable=None if main else True,
-            leave=False,
+        log = (
+            open_things.enter_context(MetricsLog(folder.metrics, tracker, "calib"))
+            if folder is not None and main
+            else None
         )
+        stop = open_things.enter_context(StopFlag()) if folder is not None else None
+        hidden = None if main else True
+        shown = tqdm(total=steps, initial=step, desc=f"calibrator seed {seed}", disable=hidden, leave=False)
         bar = open_things.enter_context(shown)
         if step == 0:
             validate()
@@ -290,11 +291,8 @@ def adapt(
 
             if log and (step % log_every == 0 or step == steps):
                 seconds = time.perf_counter() - started
-                log.log(
-                    step,
-                    **{name: part.item() for name, part in parts.items()},
-                    time={"step_seconds": seconds},
-                )
+                named = {name: part.item() for name, part in parts.items()}
+                log.log(step, **named, rates=players.rates(), time={"step_seconds": seconds})
             if step % validate_every == 0 or step == steps:
                 validate()
             stopped = stop is not None and stop.agreed()

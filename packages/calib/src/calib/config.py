@@ -171,6 +171,7 @@ class AdaptConfig(Config):
     on_nonfinite: Suppress[Literal["error", "skip"]] = "error"
     log_every: Suppress[int] = Field(10, ge=1)
     checkpoint_every: Suppress[int] = Field(200, ge=1)
+    tracker: Suppress[Literal["none", "tensorboard", "wandb"]] = "none"
     training: Suppress[Training] = Training()
     loss: Suppress[LossWeights] = LossWeights()
     views: Suppress[ViewSettings] = ViewSettings()

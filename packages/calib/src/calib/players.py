@@ -86,6 +86,10 @@ class Players:
             self.averaged.update_parameters(self.calibrator)
         return parts
 
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each net that is trained, as of the next step."""
+        return {name: schedule.get_last_lr()[0] for name, schedule in self.schedules.items()}
+
     def saved(self) -> dict[str, Any]:
         """What a checkpoint keeps of them, by its name there."""
         found: dict[str, Any] = {"calibrator": self.calibrator}

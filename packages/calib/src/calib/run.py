@@ -270,6 +270,7 @@ def adapt_model(
         on_nonfinite=config.on_nonfinite,
         log_every=config.log_every,
         checkpoint_every=config.checkpoint_every,
+        tracker=config.tracker,
         out=out,
         # The folder was opened, as a new one or to go on with, before the classifier was.
         resume=True,

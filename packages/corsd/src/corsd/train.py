@@ -135,8 +135,7 @@ def _train(
         checkpoint.save(folder.checkpoints, step, saved, state)
         accelerator.wait_for_everyone()
 
-    trackers = [] if config.tracker == "none" else [config.tracker]
-    opened_log = MetricsLog(folder.metrics, trackers) if main else nullcontext()
+    opened_log = MetricsLog(folder.metrics, config.tracker, "corsd") if main else nullcontext()
     bar = tqdm(
         total=steps,
         initial=step,

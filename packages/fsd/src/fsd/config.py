@@ -134,6 +134,7 @@ class GenerateConfig(Config):
     log_every: Suppress[int] = Field(10, ge=1)
     picture_every: Suppress[int] = Field(50, ge=1)
     checkpoint_every: Suppress[int] = Field(200, ge=1)
+    tracker: Suppress[Literal["none", "tensorboard", "wandb"]] = "none"
     mesh_resolution: Suppress[int] = Field(96, ge=8)
     frames: Suppress[int] = Field(48, ge=2, description="Of the turntable.")
     field: Suppress[FieldSettings] = FieldSettings()

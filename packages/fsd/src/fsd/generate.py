@@ -33,7 +33,7 @@ from fsd.mesh import extract_mesh, write_mesh
 from fsd.objects import squares
 from fsd.priors.base import Prior
 from fsd.scene import Render, Scene
-from fsd.step import gradient_norm, take_step
+from fsd.step import gradient_norm, loss_parts, take_step
 from fsd.turntable import to_bytes, turntable_frames, write_video
 
 GREY = 0.5
@@ -135,7 +135,7 @@ def _optimise(
         checkpoint.save(folder.checkpoints, step, saved, state)
 
     bar = tqdm(total=config.steps, initial=step, desc=folder.path.name, disable=None, leave=False)
-    with bar, MetricsLog(folder.metrics) as log:
+    with bar, MetricsLog(folder.metrics, config.tracker, "fsd") as log:
         while step < config.steps:
             taken = take_step(config, step, scene, guide, optimizer, encoded, view_generator, ray_generator)
             step += 1
@@ -146,7 +146,9 @@ def _optimise(
                     step,
                     t=taken.guided.t,
                     loss=taken.loss.item(),
+                    parts=loss_parts(taken),
                     grad_norm=gradient_norm(scene),
+                    lr=optimizer.param_groups[0]["lr"],
                     opacity=taken.view.opacity.mean().item(),
                     time={"seconds": time.perf_counter() - begun},
                 )

@@ -60,6 +60,7 @@ class PriorConfig(Config):
     log_every: Suppress[int] = Field(20, ge=1)
     sample_every: Suppress[int] = Field(1000, ge=1)
     checkpoint_every: Suppress[int] = Field(500, ge=1)
+    tracker: Suppress[Literal["none", "tensorboard", "wandb"]] = "none"
     sample_steps: Suppress[int] = Field(30, ge=1)
     guidance_scale: Suppress[float] = Field(3.0, description="Of the samples shown.")
     prompts: Suppress[tuple[str, ...]] = Field(

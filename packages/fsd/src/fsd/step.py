@@ -71,3 +71,9 @@ def gradient_norm(scene: Scene) -> float:
     """Of all parameters together, as the last step left it."""
     norms = [p.grad.norm() for p in scene.parameters() if p.grad is not None]
     return torch.stack(norms).norm().item()
+
+
+def loss_parts(taken: Taken) -> dict[str, float]:
+    """The loss of the guidance, and what regularizers add to it."""
+    guidance = taken.guided.loss.item()
+    return {"guidance": guidance, "regularizers": taken.loss.item() - guidance}

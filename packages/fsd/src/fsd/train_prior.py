@@ -140,7 +140,11 @@ def _train(config: PriorConfig, folder: RunFolder, accelerator: Accelerator) -> 
     bar = tqdm(
         total=config.steps, initial=step, desc=folder.path.name, disable=None if main else True, leave=False
     )
-    with StopFlag() as stop, bar, MetricsLog(folder.metrics) if main else nullcontext() as log:
+    with (
+        StopFlag() as stop,
+        bar,
+        MetricsLog(folder.metrics, config.tracker, "fsd") if main else nullcontext() as log,
+    ):
         while step < config.steps:
             # a batch: the pages of a chunk in an order of their own, each time it comes round
             generator = torch.Generator().manual_seed(1_000_000_007 * (config.seed + 1) + step)
@@ -169,8 +173,9 @@ def _train(config: PriorConfig, folder: RunFolder, accelerator: Accelerator) -> 
             loss = mse_loss(out.float(), target[rows].to(device))
             check_finite({"loss": loss}, step + 1)
 
+            lr = config.learning_rate * rate(step, config)
             for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * rate(step, config)
+                group["lr"] = lr
             optimizer.zero_grad()
             loss.backward()
             average_gradients(nets)
@@ -184,7 +189,7 @@ def _train(config: PriorConfig, folder: RunFolder, accelerator: Accelerator) -> 
                 mean = accelerator.reduce(loss.detach(), "mean").item()
                 used = used_everywhere(accelerator, begun)
                 if log is not None:
-                    log.log(step, loss=mean, grad_norm=norm.item(), time={"core_seconds": used})
+                    log.log(step, loss=mean, grad_norm=norm.item(), lr=lr, time={"core_seconds": used})
             stopped = stop.agreed()
             if stopped or step % config.checkpoint_every == 0 or step == config.steps:
                 seconds = used_everywhere(accelerator, begun)

@@ -10,13 +10,13 @@ bit with that of a straight one.
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from shared_core.run.atomic import write_bytes
 from shared_core.run.seal import RunFolderError
-from shared_core.run.trackers import open_tracker
+from shared_core.run.trackers import open_tracker, scalars
 
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -24,13 +24,14 @@ _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 class MetricsLog:
     """Appends to `path`; each line reaches the system before `log` returns, so a killed process loses none.
 
-    `trackers` names further places for the numbers: "tensorboard", "wandb" (extras of the same names).
+    `tracker` names a further place for all numbers, also of records inside records: "tensorboard" or "wandb" (extras
+    of the same names), where `project` is W&B's; "none" is none.
     """
 
-    def __init__(self, path: str | os.PathLike[str], trackers: Sequence[str] = ()) -> None:
+    def __init__(self, path: str | os.PathLike[str], tracker: str = "none", project: str = "") -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._trackers = [open_tracker(name, self.path.parent) for name in trackers]
+        self._tracker = None if tracker == "none" else open_tracker(tracker, self.path.parent, project)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
 
     def log(self, step: int, time: Mapping[str, float] | None = None, **values: Any) -> None:
@@ -38,19 +39,20 @@ class MetricsLog:
 
         Floats are written so that reading gives the same bits; NaN and infinities as text, JSON has none.
         """
-        record: dict[str, Any] = {"step": step, **{name: _plain(value) for name, value in values.items()}}
+        unpacked = {name: _unpacked(value) for name, value in values.items()}
+        record: dict[str, Any] = {"step": step, **{name: _plain(value) for name, value in unpacked.items()}}
         if time is not None:
-            record["time"] = _plain(time)
+            record["time"] = _plain(_unpacked(time))
         self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
-        for tracker in self._trackers:
-            tracker.log(step, {name: float(v) for name, v in values.items() if _is_number(_plain(v))})
+        if self._tracker is not None:
+            self._tracker.log(dict(scalars(unpacked)), step=step)
 
     def close(self) -> None:
-        """Closes the file and the trackers."""
+        """Closes the file and the tracker."""
         self._file.close()
-        for tracker in self._trackers:
-            tracker.close()
+        if self._tracker is not None:
+            self._tracker.finish()
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -96,13 +98,21 @@ def _record(path: str | os.PathLike[str], number: int, line: bytes) -> dict[str,
     return record
 
 
-def _plain(value: Any) -> Any:
+def _unpacked(value: Any) -> Any:
+    """Tensors and numbers of NumPy as Python's."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): _unpacked(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
+        return [_unpacked(entry) for entry in value]
+    return _unpacked(value.tolist()) if hasattr(value, "tolist") else value
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can say."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list):
         return [_plain(entry) for entry in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)
     return value
@@ -114,7 +124,3 @@ def _restored(value: Any) -> Any:
     if isinstance(value, list):
         return [_restored(entry) for entry in value]
     return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
