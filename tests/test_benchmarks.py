@@ -84,6 +84,21 @@ def test_a_quick_run_writes_its_figures(script: str, figures: set[str], tmp_path
 
 
 @pytest.mark.slow
+def test_what_grows_is_measured_for_every_method_plan_and_size(tmp_path: Path) -> None:
+    record = run("core/scale.py", tmp_path / "out.json")
+    names = {figure["name"] for figure in record["figures"]}
+    assert {"classes", "corsd, 40 classes", "ps-kd, 40 classes, memory", "rkd, 16 pixels"} <= names
+    assert {
+        f"plan, {p}, 2,000 images, s" for p in ("shuffled", "triplets", "class pairs", "last batch")
+    } <= names
+    assert {"adapt, 400 images, seconds", "adapt, 400 images, mib"} <= names
+    goals = {figure["name"]: figure["goal"] for figure in record["figures"] if figure["goal"]}
+    assert goals["classes"] == 1.25
+    assert goals["plan, triplets, 2,000 images, s"] == 10
+    assert goals["plan, triplets, 2,000 images, MiB"] == 1024
+
+
+@pytest.mark.slow
 def test_two_processes_are_measured(tmp_path: Path) -> None:
     """One method of three, since each is three processes; `make bench QUICK=1` runs them all."""
     record = run("weak_scaling.py", tmp_path / "out.json", "--only", "calib")
@@ -146,8 +161,10 @@ def test_every_benchmark_is_run_by_a_test_and_listed() -> None:
     """Run as a file or by its main(); a test that only reads a benchmark's constants does neither."""
     tests = "".join(file.read_text() for file in (ROOT / "tests").glob("test_benchmark*.py"))
     listed = set(re.findall(r"`(\w+\.py)`", (BENCHMARKS / "README.md").read_text().partition("\n\n|")[2]))
-    scripts = {file.name for file in BENCHMARKS.glob("[!_]*.py")}
-    assert {s for s in scripts if not re.search(rf'"{s}"|\b{s.removesuffix(".py")}\.main\(', tests)} == set()
+    scripts = {file.name for folder in (BENCHMARKS, BENCHMARKS / "core") for file in folder.glob("[!_]*.py")}
+    assert {
+        s for s in scripts if not re.search(rf'"(core/)?{s}"|\b{s.removesuffix(".py")}\.main\(', tests)
+    } == set()
     assert scripts <= listed
 
 

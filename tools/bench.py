@@ -32,12 +32,13 @@ def compared(stored: dict, new: dict) -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """Run the scripts one after another, since a second one would disturb the timing; 1 if any failed."""
-    scripts = sorted(Path("benchmarks").glob("[!_]*.py"))
+    folder = Path("benchmarks")
+    scripts = sorted([*folder.glob("[!_]*.py"), *folder.glob("core/[!_]*.py")])
     if not scripts:
         print("benchmarks/ holds no script yet")
     failed = []
     for script in scripts:
-        out = script.parent / "out" / f"{script.stem}.json"
+        out = folder / "out" / f"{script.stem}.json"
         out.parent.mkdir(exist_ok=True)
         out.unlink(missing_ok=True)
         print(f"== {script}", flush=True)
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> int:
             failed.append(script.name)
         else:
             failed += [script.name] * (done.returncode != 0)
-            stored = script.parent / "results" / out.name
+            stored = folder / "results" / out.name
             if stored.exists() and "--quick" not in arguments:
                 lines = compared(json.loads(stored.read_text(encoding="utf-8")), new)
                 print(f"against {stored}:", *lines, sep="\n  ", flush=True)
