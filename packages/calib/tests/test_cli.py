@@ -142,7 +142,7 @@ def test_sigterm_saves_and_the_exit_code_says_so(tiny: dict, tmp_path: Path) -> 
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143, said.decode()
-    assert f"go on with --resume {out}\n" in said.decode()
+    assert f"calib: saved; go on with: calib adapt --resume {out}\n" in said.decode()
     assert (out / "checkpoints" / "latest").exists()
     assert not (out / "result.json").exists()
     assert main(["evaluate", str(out)]) == 2

@@ -170,7 +170,7 @@ def test_sigterm_saves_and_resume_goes_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143, said.decode()
-    assert f"go on with --resume {out}\n" in said.decode()
+    assert f"corsd: saved; go on with: corsd train --resume {out}\n" in said.decode()
     assert (out / "checkpoints" / "latest").exists()
     assert not (out / "result.json").exists()
 

@@ -11,7 +11,7 @@ from corsd.distiller import Distiller
 from corsd.early import accuracy_against_compute, exit_accuracy, exit_flops
 from corsd.nets import open_net
 from corsd.relation import Triplets
-from corsd.relation_matrix import relation_matrix
+from corsd.relation_matrix import _pairs, relation_matrix
 from corsd.report import report
 from corsd.run import run
 from corsd.stages import Stage
@@ -105,6 +105,15 @@ def test_relation_matrix_is_the_mean_over_pairs_of_the_two_classes() -> None:
             with torch.no_grad():
                 assert found[0, a, b].item() == pytest.approx(distiller.relations[0](maps, rows).same.item())
     assert found.shape == (len(distiller.stages), 3, 3)
+
+
+def test_relation_matrix_compares_no_more_pairs_than_there_are() -> None:
+    """Two images a class: one pair of each kind of two, whatever is asked for."""
+    labels = torch.tensor([0, 0, 1, 1])
+    anchors, partners, places = _pairs(labels, 2, 1_000, torch.Generator().manual_seed(0))
+    assert torch.bincount(places).tolist() == [1, 2, 2, 1]
+    assert partners.shape == (len(anchors), 2)
+    assert all(labels[i] == p // 2 for i, p in zip(anchors, places, strict=True))
 
 
 def test_relation_matrix_leaves_the_distiller_alone_and_marks_empty_classes() -> None:

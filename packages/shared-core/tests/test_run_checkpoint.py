@@ -286,3 +286,19 @@ def save_on_both(folder):
 
 def test_only_rank_0_writes(tmp_path):
     assert run_ranks(save_on_both, 2, str(tmp_path)) == [(tmp_path / "step-000007", 0)] * 2
+
+
+def test_resuming_hashes_every_file_once(tmp_path, monkeypatch):
+    for step in (1, 2):
+        save(tmp_path, step, {"model": torch.nn.Linear(2, 2)}, {"a": 1})
+    hashed = []
+    kept = checkpoint._sha256
+    monkeypatch.setattr(checkpoint, "_sha256", lambda path: hashed.append(path.name) or kept(path))
+    found = checkpoint.load_latest(tmp_path)
+    assert found is not None
+    assert found.step == 2
+    assert sorted(hashed) == ["model.safetensors", "state.pt"]
+    hashed.clear()
+    assert load(tmp_path).step == 2
+    assert sorted(hashed) == ["model.safetensors", "state.pt"]
+    assert checkpoint.load_latest(tmp_path / "nowhere") is None

@@ -122,8 +122,8 @@ def test_other_failures_pass_and_folders_are_the_users():
 
 
 @pytest.mark.parametrize(("code", "go_on", "said"), [
-    (143, "--resume runs/a", "prog: told to stop, and saved; go on with --resume runs/a\n"),
-    (130, "--resume runs/a", "prog: told to stop, and saved; go on with --resume runs/a\n"),
+    (143, "prog do --resume runs/a", "prog: saved; go on with: prog do --resume runs/a\n"),
+    (130, "prog do --resume runs/a", "prog: saved; go on with: prog do --resume runs/a\n"),
     (0, "--resume runs/a", ""),  # as --help ends
     (143, "", ""),  # a command that cannot go on
 ])  # fmt: skip

@@ -225,8 +225,8 @@ def adapt(
                     folder.open(config or {"seed": seed, "steps": steps}, resume=resume)
                 )
             accelerator.wait_for_everyone()
-            if resume and checkpoint.latest(folder.checkpoints):
-                newest = checkpoint.load(folder.checkpoints)
+            newest = checkpoint.load_latest(folder.checkpoints) if resume else None
+            if newest is not None:
                 checkpoint.restore(newest, saved, ("seconds", "rng"))
                 step, state = newest.step, newest.state
                 checkpoint.set_rng_state(state["rng"])

@@ -12,6 +12,7 @@ Nothing here imports torch before a command knows what it has to do: help answer
 """
 
 import argparse
+import shlex
 import sys
 from typing import Any
 
@@ -19,6 +20,7 @@ from shared_core.run.command import (
     command_parser,
     free_folder,
     json_line,
+    resuming,
     run_arguments,
     sentences,
     short_name,
@@ -54,7 +56,7 @@ def adapt(arguments: list[str]) -> int:
     from calib.summary import cautions, sentence
 
     out = resume or out or free_folder(f"calib-{short_name(config.target)}")
-    with sentences("calib", f"--resume {out}") as failed:
+    with sentences("calib", resuming("calib adapt", out)) as failed:
         result = run(config, out, resume is not None)
         if is_main():
             print(*cautions(result), sentence(result), sep="\n")
@@ -213,7 +215,10 @@ def translate(arguments: list[str]) -> int:
         if given.judge is not None:
             judging = open_trained(cell_folders(given.judge)[0])
             judge, judged = judging.model.classifier, in_classes_of(source, judging.class_names, given.source)
-    with sentences("calib", f"--out {given.out} --resume") as failed:
+    # It reads nothing from the folder: all flags have to come again.
+    flags = [word for word in arguments if word != "--resume"]
+    again = f"calib translate {shlex.join(flags)} --resume"
+    with sentences("calib", again) as failed:
         train_translation(source, target, settings, given.seed, given.out, given.resume, given.device)
         with user_errors():
             if is_main():

@@ -58,8 +58,8 @@ def train_classifier(
         StopFlag() if checkpoints else nullcontext() as stop,
     ):
         torch.manual_seed(seed)
-        if checkpoints is not None and checkpoint.latest(checkpoints):
-            found = checkpoint.load(checkpoints)
+        found = checkpoint.load_latest(checkpoints) if checkpoints is not None else None
+        if found is not None:
             checkpoint.restore(found, saved, ("rng",))
             checkpoint.set_rng_state(found.state["rng"])
             step = found.step

@@ -201,8 +201,8 @@ def _train(
         saved |= {f"optimizer{number}": optimizers[number], f"schedule{number}": schedules[number]}
         saved[f"pool{number}"] = pools[number]
     step, seconds, last = 0, 0.0, {}
-    if checkpoint.latest(folder.checkpoints):
-        found = checkpoint.load(folder.checkpoints)
+    found = checkpoint.load_latest(folder.checkpoints)
+    if found is not None:
         checkpoint.restore(found, saved, ("seconds", "last"))
         step, seconds, last = found.step, found.state["seconds"], found.state["last"]
     if main:

@@ -17,6 +17,7 @@ from shared_core.run.command import (
     command_parser,
     free_folder,
     json_line,
+    resuming,
     run_arguments,
     sentences,
     short_name,
@@ -44,7 +45,7 @@ def train(arguments: list[str]) -> int:
     from corsd.summary import sentence
 
     out = resume or out or free_folder(f"corsd-{short_name(config.data)}")
-    with sentences("corsd", f"--resume {out}") as failed:
+    with sentences("corsd", resuming("corsd train", out)) as failed:
         result = run(config, out, resume is not None)
         if is_main():
             print(sentence(result))

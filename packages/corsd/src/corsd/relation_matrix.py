@@ -16,7 +16,7 @@ def relation_matrix(
     images: Float[Tensor, "images ..."],
     labels: Int[Tensor, " images"],
     num_classes: int,
-    pairs: int = 20_000,
+    pairs: int = 4_000,
     seed: int = 0,
 ) -> Float[Tensor, "stages classes classes"]:
     """Mean relation of an image of class a (row) to one of class b (column), in (0, 1): low is alike.
@@ -24,7 +24,8 @@ def relation_matrix(
     Args:
         images: preprocessed, on the distiller's device; not those it was trained on.
         num_classes: rows and columns; images of later classes are left out.
-        pairs: how many are compared in all; at least two for each of the num_classes ** 2 ordered pairs.
+        pairs: how many are compared in all; at least two for each of the num_classes ** 2 ordered pairs of classes, and
+            at most as many as their images make.
         seed: of the random choice of images.
 
     An entry is NaN where a class holds no image.  A same-class pair has two different images if the class
@@ -65,16 +66,17 @@ def _pairs(
         for b, second in enumerate(members):
             if len(first) == 0 or len(second) == 0:
                 continue
-            i = torch.randint(len(first), (repeats,), generator=generator)
-            if a == b and len(first) > 1:
-                j = (i[:, None] + torch.randint(1, len(first), (repeats, 2), generator=generator)) % len(
-                    first
-                )
+            others = len(second) - 1 if a == b and len(first) > 1 else len(second)
+            times = min(repeats, max(1, len(first) * others // 2))
+            i = torch.randint(len(first), (times,), generator=generator)
+            if others < len(second):
+                j = i[:, None] + torch.randint(1, len(first), (times, 2), generator=generator)
+                j = j % len(first)
             else:
-                j = torch.randint(len(second), (repeats, 2), generator=generator)
+                j = torch.randint(len(second), (times, 2), generator=generator)
             anchors.append(first[i])
             partners.append(second[j])
-            places.append(torch.full((repeats,), a * num_classes + b))
+            places.append(torch.full((times,), a * num_classes + b))
     return torch.cat(anchors), torch.cat(partners), torch.cat(places)
 
 

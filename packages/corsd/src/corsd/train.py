@@ -117,8 +117,8 @@ def _train(
         saved["scaler"] = accelerator.scaler
     state: dict[str, Any] = {"seconds": 0.0, "best": -1.0}
     step = 0
-    if resume and checkpoint.latest(folder.checkpoints):
-        found = checkpoint.load(folder.checkpoints)
+    found = checkpoint.load_latest(folder.checkpoints) if resume else None
+    if found is not None:
         checkpoint.restore(found, saved, ("seconds", "best", "rng"))
         step, state = found.step, found.state
         checkpoint.set_rng_state(state["rng"])

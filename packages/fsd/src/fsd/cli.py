@@ -17,6 +17,7 @@ import re
 from shared_core.run.command import (
     command_parser,
     free_folder,
+    resuming,
     run_arguments,
     sentences,
     user_path,
@@ -62,7 +63,7 @@ def generate(arguments: list[str]) -> int:
     from fsd.run import run, slug
 
     out = resume or out or free_folder(f"fsd-{slug(config.prompts[0])}")
-    with sentences("fsd", f"--resume {out}") as failed, user_errors():
+    with sentences("fsd", resuming("fsd generate", out)) as failed, user_errors():
         result = run(config, out, resume is not None)
         if result is not None:
             print(as_text(result), f"open {out / 'report.html'}", sep="\n")
@@ -175,7 +176,7 @@ def train_prior(arguments: list[str]) -> int:
     from fsd.train_prior import train_prior as train
 
     out = resume or out or free_folder(f"prior-{config.variant}")
-    with sentences("fsd", f"--resume {out}") as failed, user_errors():
+    with sentences("fsd", resuming("fsd train-prior", out)) as failed, user_errors():
         result = train(config, out, bool(resume))
         if is_main():
             print(

@@ -108,8 +108,8 @@ def _optimise(
 
     # where an earlier process stopped
     step = 0
-    if checkpoint.latest(folder.checkpoints):
-        found = checkpoint.load(folder.checkpoints)
+    found = checkpoint.load_latest(folder.checkpoints)
+    if found is not None:
         checkpoint.restore(found, saved, ("seconds", "calls", "memory", "generators"))
         try:
             for name, generator in generators.items():

@@ -123,8 +123,8 @@ def _train(config: PriorConfig, folder: RunFolder, accelerator: Accelerator) -> 
     # where an earlier process stopped
     saved = {"nets": nets, "averaged": averaged, "optimizer": optimizer}
     step, seconds = 0, 0.0
-    if checkpoint.latest(folder.checkpoints):
-        found = checkpoint.load(folder.checkpoints)
+    found = checkpoint.load_latest(folder.checkpoints)
+    if found is not None:
         checkpoint.restore(found, saved, ("seconds",))
         step, seconds = found.step, found.state["seconds"]
     if main:

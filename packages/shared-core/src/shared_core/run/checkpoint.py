@@ -110,13 +110,27 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     """
     path = Path(path)
     if not (path / "meta.json").is_file():
-        found = latest(path)
+        found = load_latest(path)
         if found is None:
             raise CheckpointError(f"there is no checkpoint in {path}")
-        path = found
+        return found
     reason = _fault(path)
     if reason:
         raise CheckpointError(f"the checkpoint {path} is broken: {reason}")
+    return _read(path)
+
+
+def load_latest(folder: str | os.PathLike[str]) -> Checkpoint | None:
+    """The newest whole checkpoint of a folder, onto the CPU, or None: every file is hashed once.
+
+    Raises CheckpointError if its state holds code.
+    """
+    path = latest(folder)
+    return None if path is None else _read(path)
+
+
+def _read(path: Path) -> Checkpoint:
+    """A checkpoint whose files are known to be whole."""
     packed = _load_plain(path / "state.pt")
     try:
         meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))

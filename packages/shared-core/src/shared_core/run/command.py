@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -113,14 +114,19 @@ def short_name(spec: str) -> str:
     return Path(rest.partition("#")[0]).stem if rest else kind
 
 
+def resuming(command: str, out: Path, flag: str = "--resume") -> str:
+    """The command that goes on with the run in `out`, ready for a shell."""
+    return f"{command} {flag} {shlex.quote(str(out))}"
+
+
 @contextlib.contextmanager
 def sentences(prog: str, go_on: str = "") -> Iterator[list[Exception]]:
     """Failures of a run that a sentence explains are printed and kept in the list; others keep their traceback.
 
     A run folder that cannot be used is the caller's fault and becomes a ConfigError.  A run that was told to stop says
-    that it saved, and which flags, `go_on`, make the same command go on.
+    that it saved, and the command, `go_on`, that goes on with it.
 
-        >>> with sentences("corsd", f"--resume {out}") as failed:
+        >>> with sentences("corsd", resuming("corsd train", out)) as failed:
         ...     run(config, out)
         >>> return int(bool(failed))
     """
@@ -137,7 +143,7 @@ def sentences(prog: str, go_on: str = "") -> Iterator[list[Exception]]:
     except SystemExit as ended:
         told = ended.code in {128 + number for number in StopFlag.SIGNALS}
         if told and go_on and is_main():
-            print(f"{prog}: told to stop, and saved; go on with {go_on}", file=sys.stderr)
+            print(f"{prog}: saved; go on with: {go_on}", file=sys.stderr)
         raise
     except RunFolderError as error:
         raise ConfigError(str(error)) from error

@@ -125,6 +125,8 @@ def run_commands(prog: str, commands: Mapping[str, Command], arguments: Sequence
         print(*f"{prog}: {error}".splitlines()[:3], sep="\n", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        # Outside of a training: what was saved before is all there is.
+        print(f"{prog}: interrupted", file=sys.stderr)
         return 130
     except (OSError, MemoryError) as error:
         # The disk, the rights or the memory of the machine: a traceback would say no more.
