@@ -176,3 +176,82 @@ def test_the_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match=r"pip install 'calib-uda\[onnx\]'"):
         open_classifier(str(path))
+
+
+def onnx_of(net: nn.Module, path: Path, **more) -> Path:
+    torch.onnx.export(
+        net.eval(), (torch.zeros(2, 3, 8, 8),), path, verbose=False, dynamic_shapes=({0: "n"},), **more
+    )
+    return path
+
+
+@pytest.mark.parametrize("name", ["m.onnx.data", "deep/er/weights.bin"])
+def test_the_digest_is_of_every_file_of_a_model(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("onnxscript")
+    for folder in ("a", "b"):
+        (tmp_path / folder / name).parent.mkdir(parents=True)
+        onnx_of(nn.Sequential(nn.Flatten(), nn.Linear(192, 64, bias=False)), tmp_path / "one.onnx")
+        onnx.save(
+            onnx.load(tmp_path / "one.onnx"), tmp_path / folder / "m.onnx", save_as_external_data=True,
+            location=name, size_threshold=1000,
+        )  # fmt: skip
+    before = OnnxClassifier(tmp_path / "a" / "m.onnx")
+    assert changed(checksums(before), checksums(OnnxClassifier(tmp_path / "a" / "m.onnx"))) == []
+    (tmp_path / "a" / name).write_bytes((tmp_path / "b" / name).read_bytes())
+    after = OnnxClassifier(tmp_path / "a" / "m.onnx")
+    assert (tmp_path / "a" / "m.onnx").read_bytes() == (tmp_path / "b" / "m.onnx").read_bytes()
+    assert changed(checksums(before), checksums(after)) == ["_extra_state"]
+    (tmp_path / "a" / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"keeps weights in {name}, which is not there: copy"):
+        OnnxClassifier(tmp_path / "a" / "m.onnx")
+
+
+class Rounded(nn.Module):
+    """Softmax in 8 bits: rows sum to 1 within a few 256ths."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (torch.softmax(x.mean((2, 3)) * 6, 1) * 256).round() / 256
+
+
+def flat_images(count: int) -> torch.Tensor:
+    return torch.rand(count, 3, 1, 1, generator=torch.Generator().manual_seed(0)).expand(-1, -1, 8, 8)
+
+
+def test_what_an_answer_means_does_not_depend_on_its_batch(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    path, x = onnx_of(Rounded(), tmp_path / "q.onnx"), flat_images(64)
+    net = OnnxClassifier(path)
+    together = net(x)
+    assert net.outputs == "probabilities"
+    assert torch.equal(torch.cat([net(image[None]) for image in x]), together)
+    assert torch.equal(copy.deepcopy(net)(x), together)
+    wanted = Rounded()(x)
+    assert torch.allclose(together.softmax(1), wanted / wanted.sum(1, keepdim=True), atol=1e-5)
+    assert torch.allclose(OnnxClassifier(path, outputs="logits")(x), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("last", [nn.Sigmoid(), nn.Identity()])
+def test_one_column_is_a_binary_classifier(tmp_path: Path, last: nn.Module) -> None:
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Flatten(), nn.Linear(192, 1))
+    net = OnnxClassifier(onnx_of(nn.Sequential(inner, last), tmp_path / "b.onnx"))
+    x = images(6)
+    assert net(x).shape == (6, 2)
+    assert torch.allclose(net(x).softmax(1)[:, 1], inner(x)[:, 0].sigmoid(), atol=1e-6)
+    assert net.outputs == ("probabilities" if isinstance(last, nn.Sigmoid) else "logits")
+
+
+def test_one_column_that_may_be_either_has_to_be_said(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+
+    class Mean(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((1, 2, 3), keepdim=True).flatten(1)
+
+    path = onnx_of(Mean(), tmp_path / "m.onnx")
+    with pytest.raises(ValueError, match=r"one column, here from 0\.4.*: say outputs='probabilities' or"):
+        OnnxClassifier(path)(images())
+    assert torch.equal(OnnxClassifier(path, outputs="logits")(images())[:, 0], torch.zeros(5))
+    with pytest.raises(ValueError, match="outputs is 'odds'; choose auto, logits, probabilities"):
+        OnnxClassifier(path, outputs="odds")

@@ -54,7 +54,8 @@ class AdaptReport:
     """What an adaptation came to.  Target labels chose nothing in it, unless `selection` is "oracle".
 
     `source_kept_before` and `_after` are of the validation sample: accuracy in percent where the source has
-    labels, else the share of images still named as without the calibrator.
+    labels, else the share of images still named as without the calibrator.  `outputs`: what the classifier's answers
+    were taken for, "logits" or "probabilities".
     """
 
     steps: int
@@ -69,6 +70,7 @@ class AdaptReport:
     classifier_unchanged: bool
     classifier_digest: str
     compat: str
+    outputs: str
     skipped_steps: int
     seconds: float
 
@@ -177,7 +179,8 @@ def adapt(
     wanted = weights.feature > 0 if critics is None else critics.feature is not None
     features = None
     if wanted or weights.name_classes():
-        features = Features(model.classifier, feature, feature_stride)
+        features = model.features(feature, feature_stride)
+    outputs = model.settle(samples[0].pixels[:64].to(on))
     example = _try(model, features, weights, samples[0].pixels[:2].to(on))
 
     with ExitStack() as open_things:
@@ -201,9 +204,7 @@ def adapt(
         )
         teacher = survey = None
         if weights.views:
-            teacher = Teacher(
-                lambda images: model.classifier(players.kept(images)).softmax(1), views or Views()
-            )
+            teacher = Teacher(lambda images: model.ask(players.kept(images)).softmax(1), views or Views())
             if neighbours is not None:
                 survey = Survey(teacher, domains[1], neighbours, seed, on, accelerator.autocast)
         chosen, guard = Selection(selection, source_tolerance), FiniteGuard(on_nonfinite)
@@ -234,7 +235,7 @@ def adapt(
                 # Without a checkpoint the line of step 0, too, is about to come again.
                 cut_back(folder.metrics, step or -1)
         feed = Feed(
-            domains, features, model.classifier, weights, seed, on, survey or teacher, accelerator.autocast,
+            domains, features, model.ask, weights, seed, on, survey or teacher, accelerator.autocast,
             judged=critics.feature is not None,
         )  # fmt: skip
         feed.seek(step * accumulate)
@@ -317,6 +318,7 @@ def adapt(
             classifier_unchanged=model.unchanged(),
             classifier_digest=digest(checksums(model.classifier)),
             compat=compat,
+            outputs=outputs,
             skipped_steps=guard.skipped,
             seconds=time.perf_counter() - begun,
         )
@@ -333,7 +335,7 @@ def _try(
 ) -> Tensor | None:
     """The features of two images, None without.  Raises ValueError where the classifier cannot be used as asked."""
     found = probe(model, features, images) if features else None
-    if weights.name_classes() and model.classifier(images).dim() != 2:
+    if weights.name_classes() and model.ask(images).dim() != 2:
         raise ValueError(
             "weights.views and weights.hold name one class an image, and this classifier answers per pixel: give 0"
         )

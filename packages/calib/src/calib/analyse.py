@@ -52,7 +52,7 @@ def accuracy_by_epsilon(
         moved = part + calibrator.correction(part)
         for i, epsilon in enumerate(epsilons):
             within = project(moved, part, epsilon * (high - low), low, high) if epsilon else part
-            right[i] += int((model.classifier(within).argmax(1) == wanted).sum())
+            right[i] += int((model.ask(within).argmax(1) == wanted).sum())
     calibrator.train(modes[0])
     model.classifier.train(modes[1])
     return [100 * count / labels.numel() for count in right]

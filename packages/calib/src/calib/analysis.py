@@ -49,8 +49,10 @@ def analyse(run: Path, device: torch.device, images: int | None = None, steps: i
         name: sample(trained, open_test(trained, name), device, images) for name in ("source", "target")
     }
     model, target = trained.model.to(device), samples["target"]
-    features = Features(model.classifier, trained.config.feature) if critics.feature is not None else None
-    if features is not None and not gives_gradient(model.classifier, target.pixels[:2].to(device)):
+    features = model.features(trained.config.feature) if critics.feature is not None else None
+    if features is not None and not gives_gradient(
+        model.classifier, target.pixels[:2].to(device), model.read
+    ):
         # Trained through a surrogate that is not kept: here only the pixel critic, if any, can be attacked.
         features, critics = None, Critics(critics.pixel, None)
     epsilon = model.calibrator.epsilon
@@ -79,9 +81,7 @@ def analyse(run: Path, device: torch.device, images: int | None = None, steps: i
         moved = torch.cat([kind(part) for part in target.pixels.split(batch)])
         seconds = time.perf_counter() - begun
         with torch.no_grad():
-            answers = torch.cat(
-                [model.classifier(part.to(device)).argmax(1).cpu() for part in moved.split(batch)]
-            )
+            answers = torch.cat([model.ask(part.to(device)).argmax(1).cpu() for part in moved.split(batch)])
         rows.append(
             {
                 "name": name,

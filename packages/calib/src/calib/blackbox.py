@@ -11,13 +11,15 @@ then put in front of the real one, which alone says what was gained:
 
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from shared_core.ops.divergence import soft_cross_entropy
 from shared_core.ops.freeze import freeze
 from torch import Tensor, nn
+
+from calib.answers import Part, as_logits, decide, pick
 
 QUERY_BATCH = 200
 
@@ -34,7 +36,7 @@ class Surrogate(NamedTuple):
 
 
 def distil_surrogate(
-    predict: Callable[[Tensor], Tensor],
+    predict: Callable[[Tensor], Any],
     source_images: Float[Tensor, "sources channels height width"],
     target_images: Float[Tensor, "targets channels height width"],
     net: nn.Module,
@@ -43,6 +45,8 @@ def distil_surrogate(
     learning_rate: float = 1e-3,
     held_out: float = 0.1,
     seed: int = 0,
+    output: Part = None,
+    outputs: str = "auto",
 ) -> Surrogate:
     """Train `net` on the black box's probabilities by soft cross-entropy, half of each batch from each domain.
 
@@ -50,7 +54,9 @@ def distil_surrogate(
     calibrated images as the target where its calibrator helps the student more than the black box.
 
     Args:
-        predict: images to logits (batch, classes); of probabilities, give their logarithm.
+        predict: images to (batch, classes), or to one column for two classes; of a dict or tuple `output` says which
+            part, see :func:`calib.attach`.
+        outputs: what that is, "logits", "probabilities", or "auto": decided once, on all answers.
         held_out: share of each domain that only measures the agreement, in (0, 1).
 
     Raises:
@@ -63,9 +69,12 @@ def distil_surrogate(
             "between 0 and 1"
         )
     generator = torch.Generator().manual_seed(seed)
+    given = {"source": source_images, "target": target_images}
+    answers = {name: _answers(predict, name, images, output) for name, images in given.items()}
+    outputs = decide(torch.cat([found.reshape(len(found), -1) for found in answers.values()]), outputs)
     domains = [
-        _ask(predict, name, images, held_out, generator)
-        for name, images in (("source", source_images), ("target", target_images))
+        _split(images, as_logits(answers[name], outputs), held_out, generator)
+        for name, images in given.items()
     ]
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     optimizer = torch.optim.Adam(net.parameters(), learning_rate)
@@ -91,7 +100,11 @@ def distil_surrogate(
     return Surrogate(net, *(_agreement(net, domain, device) for domain in domains))
 
 
-def gives_gradient(classifier: nn.Module, example: Float[Tensor, "batch channels height width"]) -> bool:
+def gives_gradient(
+    classifier: nn.Module,
+    example: Float[Tensor, "batch channels height width"],
+    read: Callable[[Any], Tensor] = pick,
+) -> bool:
     """Whether a gradient reaches `example` through the classifier: False for int8, ONNX, or under `no_grad`.
 
     It is computed, because some int8 layers announce a gradient that they do not have.  The classifier runs in the
@@ -101,17 +114,29 @@ def gives_gradient(classifier: nn.Module, example: Float[Tensor, "batch channels
     try:
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*autograd kernel was not registered")
-            answer = classifier(watched)
-            if not (isinstance(answer, Tensor) and answer.requires_grad):
+            # A copy: it may normalise in place.
+            answer = read(classifier(watched.clone()))
+            if not answer.requires_grad:
                 return False
             # Each output weighs differently, or the gradient of probabilities, which sum to 1, would vanish.
             weights = torch.linspace(1, 2, answer.numel(), device=answer.device).reshape(answer.shape)
-            (gradient,) = torch.autograd.grad((answer * weights).sum(), watched, allow_unused=True)
+            gradient = _gradient((answer * weights).sum(), watched, classifier)
     except RuntimeError as error:
         if "derivative" in str(error) or "does not require grad" in str(error):
             return False
         raise
     return gradient is not None and bool((gradient != 0).any())
+
+
+def _gradient(total: Tensor, watched: Tensor, classifier: nn.Module) -> Tensor | None:
+    # By backward(): reentrant activation checkpoints refuse autograd.grad.  The weights' gradients stay what they are.
+    kept = [(p, p.grad) for p in classifier.parameters()]
+    for parameter, _ in kept:
+        parameter.grad = None
+    total.backward()
+    for parameter, gradient in kept:
+        parameter.grad = gradient
+    return watched.grad
 
 
 class _Asked(NamedTuple):
@@ -121,25 +146,29 @@ class _Asked(NamedTuple):
     kept_out: Tensor
 
 
-def _ask(
-    predict: Callable[[Tensor], Tensor],
-    name: str,
-    images: Tensor,
-    held_out: float,
-    generator: torch.Generator,
-) -> _Asked:
+def _answers(predict: Callable[[Tensor], Any], name: str, images: Tensor, output: Part) -> Tensor:
+    if images.dim() != 4 or not images.is_floating_point():
+        raise ValueError(
+            f"the {name} images have shape {tuple(images.shape)} and type {images.dtype}; give floats of (images, "
+            "channels, height, width)"
+        )
     if len(images) < 2:
         raise ValueError(
             f"the {name} domain has {len(images)} images; two are needed, one to teach, one to measure"
         )
     with torch.no_grad():
-        answers = torch.cat([predict(part).detach().float().cpu() for part in images.split(QUERY_BATCH)])
-    if answers.dim() != 2 or len(answers) != len(images) or not bool(answers.isfinite().all()):
+        parts = [pick(predict(part.clone()), output).detach().cpu() for part in images.split(QUERY_BATCH)]
+    answers = torch.cat([part.float() if part.is_floating_point() else part for part in parts])
+    if answers.dim() not in (1, 2) or len(answers) != len(images) or not bool(answers.isfinite().all()):
         finite = "" if bool(answers.isfinite().all()) else " and values that are not finite"
         raise ValueError(
             f"the black box answers {len(images)} {name} images with shape {tuple(answers.shape)}{finite}; logits are "
             "(images, classes)"
         )
+    return answers
+
+
+def _split(images: Tensor, answers: Tensor, held_out: float, generator: torch.Generator) -> _Asked:
     order = torch.randperm(len(images), generator=generator)
     count = min(max(round(held_out * len(images)), 1), len(images) - 1)
     return _Asked(images, answers, order[count:], order[:count])

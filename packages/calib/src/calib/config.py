@@ -137,6 +137,8 @@ class AdaptConfig(Config):
         (512, 1024), description="Height and width that images of gta5 and cityscapes are scaled to."
     )
     channels: Suppress[Literal[1, 3] | None] = None
+    output: Suppress[int | str | None] = Field(None, description="Part of its answers that names classes.")
+    outputs: Suppress[Literal["auto", "logits", "probabilities"]] = "auto"
     normalize: Suppress[Literal["none", "half", "imagenet"]] = Field(
         "half", description="What the classifier wants of images in [0, 1]: nothing, [-1, 1], or ImageNet's."
     )

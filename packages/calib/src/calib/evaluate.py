@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -150,8 +150,8 @@ def four_numbers(
     """
     model.to(device).eval()
     domains = (source_test, target_test, num_classes, device, ignore, workers, shared)
-    before = before or both_domains(model.classifier, *domains)
-    after = both_domains(cast(Predict, model), *domains)
+    before = before or both_domains(model.ask, *domains)
+    after = both_domains(model.logits, *domains)
     return {
         f"{name}_{when}": found[name]
         for name in ("source", "target")

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from shared_core.onnx_files import place
 from shared_core.ops.freeze import checksums, digest
 from torch import Tensor, nn
 
@@ -92,7 +93,7 @@ def export(
     entries = describe(model, what) | dict(metadata or {})
     deployed = _deployed(model, what, mean, std)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        temporary = Path(folder) / ("net.pt2" if format == "torch_export" else "net")
+        temporary = Path(folder) / ("net.pt2" if format == "torch_export" else path.name)
         try:
             FORMATS[format](deployed, temporary, size, OUTPUTS[what], entries)
         except ImportError:
@@ -105,7 +106,11 @@ def export(
             raise ValueError(
                 f"cannot write {what} as {format}{hint}: {type(cause).__name__} {reason}"
             ) from error
-        os.replace(temporary, path)
+        if format == "onnx":
+            # A large one comes in two files.
+            place(Path(folder), path)
+        else:
+            os.replace(temporary, path)
 
 
 def describe(model: Calibrator | CalibratedClassifier, what: str = "calibrator") -> dict[str, str]:
@@ -152,6 +157,11 @@ def _deployed(
         if isinstance(classifier, OnnxClassifier):
             raise ValueError(
                 "an ONNX classifier cannot be fused by torch: export what='calibrator' as onnx and run it in front"
+            )
+        if any(isinstance(part, torch.jit.ScriptModule) for part in classifier.modules()):
+            raise ValueError(
+                "a TorchScript classifier cannot be fused by torch's exporters: export what='calibrator' and run it in "
+                "front"
             )
         behind = classifier
     # Copies: tracing must not touch a classifier that is promised to stay as it is.

@@ -4,12 +4,15 @@
 >>> features(images), features.answer(images).logits
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from shared_core.ops.features import FeatureCapture
 from torch import Tensor, nn
+
+from calib.answers import pick
 
 
 class Answer(NamedTuple):
@@ -23,12 +26,22 @@ class Features:
     """What the feature critic sees of the classifier: "softmax" (default), "logits" or "layer:NAME".
 
     Of feature maps (a segmentation net's scores) it sees every `stride`-th pixel of every `stride`-th row.
+    `read` makes logits of the classifier's answer; :meth:`calib.CalibratedClassifier.features` gives its own.
     """
 
-    def __init__(self, classifier: nn.Module, kind: str = "softmax", stride: int = 1) -> None:
+    def __init__(
+        self,
+        classifier: nn.Module,
+        kind: str = "softmax",
+        stride: int = 1,
+        read: Callable[[Any], Tensor] = pick,
+    ) -> None:
         if stride < 1:
             raise ValueError(f"stride is {stride}; it counts from 1")
-        self.classifier, self.kind, self.stride = classifier, kind, stride
+        if kind not in ("softmax", "logits"):
+            # A layer is sought, and called, inside the wrapper that torch.compile(net) makes.
+            classifier = getattr(classifier, "_orig_mod", classifier)
+        self.classifier, self.kind, self.stride, self.read = classifier, kind, stride, read
         layer = kind.removeprefix("layer:")
         if kind not in ("softmax", "logits") and layer == kind:
             raise ValueError(f"feature is {kind!r}; choose softmax, logits or layer:NAME")
@@ -40,12 +53,14 @@ class Features:
 
     def answer(self, images: Float[Tensor, "batch channels height width"]) -> Answer:
         """Features and logits of a batch, of one pass of the classifier."""
+        # A copy: a classifier may write into what it is given, and the pixel critic reads it afterwards.
+        images = images.clone()
         if self._capture is not None:
             with self._capture:
-                logits = self.classifier(images)
+                logits = self.read(self.classifier(images))
             (features,) = self._capture.pop().values()
         else:
-            logits = features = self.classifier(images)
+            logits = features = self.read(self.classifier(images))
         if self.kind == "softmax":
             features = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
         if features.dim() == 4:

@@ -1,6 +1,6 @@
 """What the steps of an adaptation are fed: images of both domains, and what the classifier says of them as they are.
 
->>> feed = Feed([source, target], features, model.classifier, weights, seed=0, device=device)
+>>> feed = Feed([source, target], features, model.ask, weights, seed=0, device=device)
 >>> feed.fill_tables(images=steps * batch_size)
 >>> batch = feed.next_batch(turn=0)
 """
@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from calib.domains import Domain
 from calib.features import Features
@@ -36,7 +36,7 @@ class Feed:
         self,
         domains: list[Domain],
         features: Features | None,
-        classifier: nn.Module,
+        classifier: Callable[[Tensor], Tensor],
         weights: Weights,
         seed: int,
         device: torch.device,

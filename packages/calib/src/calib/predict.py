@@ -39,8 +39,8 @@ def predict(
                 answers.append({"path": printable(path), "error": image})
         if images:
             pixels = to_float(torch.stack(images).to(device))
-            probability, place = model(pixels, alpha).float().softmax(1).max(1)
-            alone = model.classifier(pixels).argmax(1)
+            probability, place = model.logits(pixels, alpha).float().softmax(1).max(1)
+            alone = model.ask(pixels).argmax(1)
             found = zip(place.tolist(), probability.tolist(), alone.tolist(), strict=True)
             for answer in answers:
                 if "error" not in answer:
@@ -73,7 +73,7 @@ def segment(
         if not isinstance(image, Tensor):
             yield {"path": printable(path), "error": image}
             continue
-        labels = model(to_float(image[None].to(device)), alpha).argmax(1)[0].to(torch.uint8).cpu()
+        labels = model.logits(to_float(image[None].to(device)), alpha).argmax(1)[0].to(torch.uint8).cpu()
         Image.fromarray(labels.numpy()).save(out / f"{stem}.png")
         counts = torch.bincount(labels.flatten().long(), minlength=len(trained.class_names))
         shares = 100 * counts / labels.numel()

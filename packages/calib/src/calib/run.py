@@ -44,7 +44,7 @@ from calib.data import Domains, normalization, open_domains
 from calib.evaluate import both_domains, four_numbers, is_near_chance, latency_ratio
 from calib.needs import needs
 from calib.neighbours import Neighbours
-from calib.source_classifier import build_classifier, check_training, origin, the_classifier
+from calib.source_classifier import attached, build_classifier, check_training, origin, the_classifier
 from calib.step import Weights
 from calib.summary import UNTRAINED
 from calib.views import Views
@@ -127,7 +127,9 @@ def run_cell(
     before = checksums(classifier)
     torch.manual_seed(seed)
     calibrator = build_calibrator(config, domains.channels)
-    model = attach(classifier, calibrator)
+    model = attached(config, classifier, calibrator)
+    example = next(iter(test_loader(domains.source_test, 64)))[0]
+    meaning = model.to(device).settle(to_float(example.to(device)))
     ignore = config.ignore_label if domains.segmentation else None
     tests = (
         domains.source_test,
@@ -138,16 +140,17 @@ def run_cell(
         config.workers,
         True,
     )
-    alone = both_domains(model.to(device).classifier, *tests)
+    alone = both_domains(model.ask, *tests)
     near_chance = is_near_chance(torch.tensor(alone["source"]["confusion"]))
     if is_main():
         # Said before the adaptation, which may take hours.
         print(f"calib: the classifier {origin(config)}", file=sys.stderr)
+        if meaning != "logits":
+            print(f"calib: its answers are taken for {meaning}; outputs says otherwise", file=sys.stderr)
         if near_chance:
             print(f"calib: {UNTRAINED}", file=sys.stderr)
     note = adapt_model(config, model, domains, seed, out, device)
     evaluations = four_numbers(model, *tests, before=alone)
-    example = next(iter(test_loader(domains.source_test, 64)))[0]
     adaptation = read_json(out / "adaptation.json") if is_main() else {}
     rows = [] if domains.segmentation else baseline_rows(config, classifier, domains, seed, device)
     result = {
@@ -169,6 +172,7 @@ def run_cell(
         "classifier_digest": digest(before),
         "classifier_origin": origin(config),
         "classifier_near_chance": near_chance,
+        "classifier_outputs": meaning,
         "selection": config.selection,
         "oracle": config.selection == "oracle",
         "chosen_step": adaptation.get("chosen_step"),
@@ -216,7 +220,7 @@ def adapt_model(
     weights, note = Weights(**config.loss.model_dump()), "through the classifier"
     trained = model
     image = next(iter(test_loader(domains.source_test, 2)))[0]
-    if not gives_gradient(model.classifier.to(device), to_float(image.to(device))):
+    if not gives_gradient(model.to(device).classifier, to_float(image.to(device)), model.read):
         if config.surrogate_steps:
             note = "through a surrogate distilled from the classifier's answers"
             torch.manual_seed(seed)
@@ -228,7 +232,7 @@ def adapt_model(
                 to_float(all_images(part)) for part in (domains.source_train, domains.target_train)
             )
             surrogate = distil_surrogate(
-                model.classifier, source, target, student, config.surrogate_steps, seed=seed
+                model.ask, source, target, student, config.surrogate_steps, seed=seed
             )
             trained = attach(surrogate.net, model.calibrator)
         else:

@@ -42,8 +42,8 @@ def sample(trained: Trained, test: Dataset, device: torch.device, most: int | No
             on = part.to(device)
             moved = model.calibrator(on)
             corrected.append(moved.cpu())
-            before.append(model.classifier(on).argmax(1).cpu())
-            after.append(model.classifier(moved).argmax(1).cpu())
+            before.append(model.ask(on).argmax(1).cpu())
+            after.append(model.ask(moved).argmax(1).cpu())
     return Shown(pixels, labels, torch.cat(corrected), torch.cat(before), torch.cat(after), size)
 
 
@@ -64,7 +64,7 @@ def scores_by_epsilon(
         for pixels, corrected, labels in zip(*parts, strict=True):
             within = project(corrected, pixels, epsilon * span, low, high) if epsilon else pixels
             with torch.no_grad():
-                matrix += confusion(model.classifier(within.to(device)).cpu(), labels, ignore)
+                matrix += confusion(model.ask(within.to(device)).cpu(), labels, ignore)
         found.append(segmentation_scores(matrix).miou)
     return found
 

@@ -19,7 +19,9 @@ from shared_core.run.weights import read_weights, save_weights
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from calib.classifiers import Normalized, open_classifier
+from calib.attachment import CalibratedClassifier, attach
+from calib.calibrator import Calibrator
+from calib.classifiers import Normalized, OnnxClassifier, open_classifier
 from calib.config import AdaptConfig
 from calib.data import Domains, normalization
 from calib.needs import PUBLISHED, is_trained_here
@@ -43,6 +45,8 @@ def build_classifier(config: AdaptConfig, domains: Domains) -> nn.Module:
         config.pretrained,
         # One that is trained here may start with a last layer of its own.
         new_head=config.train_classifier,
+        output=config.output,
+        outputs=config.outputs,
     )
     if config.classifier.endswith(".onnx"):
         return net
@@ -117,6 +121,16 @@ def the_classifier(
     check_seal(out, [kept.name])
     read_weights(bare(classifier), kept)
     return classifier.to(device).eval()
+
+
+def attached(
+    config: AdaptConfig, classifier: nn.Module, calibrator: Calibrator, outputs: str | None = None
+) -> CalibratedClassifier:
+    """Both together, answers read as the configuration says, or as it was found out before (`outputs`)."""
+    if isinstance(classifier, OnnxClassifier):
+        # Its answers are logits by the time they come.
+        return attach(classifier, calibrator, outputs="logits")
+    return attach(classifier, calibrator, output=config.output, outputs=outputs or config.outputs)
 
 
 def bare(classifier: nn.Module) -> nn.Module:

@@ -12,11 +12,11 @@ from shared_core.run.seal import check_seal
 from shared_core.run.weights import read_weights
 from torch.utils.data import Dataset
 
-from calib.attachment import CalibratedClassifier, attach
+from calib.attachment import CalibratedClassifier
 from calib.config import AdaptConfig
 from calib.data import Domains, fit_to, has_masks, open_domain
 from calib.pretrained import load_calibrator
-from calib.source_classifier import bare, build_classifier
+from calib.source_classifier import attached, bare, build_classifier
 
 DRIFTED = "classifier-drifted.safetensors"
 
@@ -71,7 +71,7 @@ def open_trained(folder: Path, calibrator: Path | None = None) -> Trained:
         raise ValueError(
             f"{calibrator} corrects images of {front.channels} channels, the classifier takes {channels}"
         )
-    model = attach(classifier, front)
+    model = attached(config, classifier, front, result.get("classifier_outputs"))
     return Trained(model.eval(), config, names, segmentation, preprocess, folder)
 
 

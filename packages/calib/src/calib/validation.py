@@ -40,7 +40,7 @@ def measure(
 
     def answers(images: Tensor, change: nn.Module) -> Tensor:
         parts = images.split(VALIDATION_BATCH)
-        return torch.cat([_rows(model.classifier(change(part.to(device))).float().cpu()) for part in parts])
+        return torch.cat([_rows(model.ask(change(part.to(device))).float().cpu()) for part in parts])
 
     logits, spared = answers(target.pixels, calibrator), answers(source.pixels, calibrator)
     labels = source.labels

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from shared_core.onnx_files import place
 from shared_core.run.atomic import read_json
 
 from corsd.trained import Trained
@@ -34,9 +35,13 @@ def export(trained: Trained, format: str, out: Path) -> None:
     if not out.parent.is_dir():
         raise ValueError(f"there is no folder {out.parent} to write {out.name} to")
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
-        temporary = Path(folder) / ("net.pt2" if format == "torch_export" else "net")
+        temporary = Path(folder) / ("net.pt2" if format == "torch_export" else out.name)
         FORMATS[format](trained, temporary)
-        os.replace(temporary, out)
+        if format == "onnx":
+            # A large one comes in two files.
+            place(Path(folder), out)
+        else:
+            os.replace(temporary, out)
 
 
 def describe(trained: Trained) -> dict[str, str]:

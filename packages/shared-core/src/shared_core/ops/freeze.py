@@ -25,7 +25,28 @@ def freeze(module: nn.Module) -> None:
     Neither stops a module from writing to its own buffers or a caller from switching back: see `checksums`.
     """
     module.eval()
-    module.requires_grad_(False)
+    # One by one: TorchScript has no requires_grad_ of its own.
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+
+
+def modes(module: nn.Module) -> dict[str, bool]:
+    """Which of its parts are in training mode, by name; for `restore_modes`."""
+    # A frozen TorchScript has no mode.
+    return {name: part.training for name, part in module.named_modules() if hasattr(part, "training")}
+
+
+def restore_modes(module: nn.Module, before: Mapping[str, bool]) -> None:
+    """Every part back in the mode that `modes` noted, by its own train(), in which some layers act (LoRA merges).
+
+    Parents come first, since their train() reaches their children; what is right already is left alone.
+    """
+    for name, part in module.named_modules():
+        if name in before and part.training != before[name]:
+            part.train(before[name])
+            # Set by hand before, against its own train().
+            if part.training != before[name]:
+                part.training = before[name]
 
 
 def checksums(module: nn.Module) -> dict[str, str]:
