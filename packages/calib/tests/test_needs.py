@@ -30,6 +30,14 @@ def net(num_classes, in_channels):
                          nn.Flatten(), nn.Linear(16, num_classes))
 def blocked(num_classes, in_channels):
     return Blocked(net(num_classes, in_channels))
+def soft(num_classes, in_channels):
+    return nn.Sequential(net(num_classes, in_channels), nn.Softmax(1))
+def two(num_classes, in_channels):
+    return Two(net(num_classes, in_channels))
+class Two(nn.Sequential):
+    def forward(self, x):
+        answer = super().forward(x)
+        return {"logits": answer, "others": -2 * answer}
 class Blocked(nn.Sequential):
     def forward(self, x):
         return super().forward(x).detach()
@@ -64,6 +72,8 @@ ACTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "train_classifier": (True, {"training.epochs": 1}),
     "image_size": (24, {}),
     "channels": (1, {}),
+    "output": ("others", {"classifier": "NET:two"}),
+    "outputs": ("logits", {"classifier": "NET:soft"}),
     "normalize": ("none", {}),
     "surrogate_steps": (2, {"classifier": "NET:blocked", "image_size": 32}),
     "compat": ("released", {"mode": "released"}),

@@ -128,8 +128,6 @@ def run_cell(
     torch.manual_seed(seed)
     calibrator = build_calibrator(config, domains.channels)
     model = attached(config, classifier, calibrator)
-    example = next(iter(test_loader(domains.source_test, 64)))[0]
-    meaning = model.to(device).settle(to_float(example.to(device)))
     ignore = config.ignore_label if domains.segmentation else None
     tests = (
         domains.source_test,
@@ -140,7 +138,8 @@ def run_cell(
         config.workers,
         True,
     )
-    alone = both_domains(model.ask, *tests)
+    alone = both_domains(model.to(device).ask, *tests)
+    meaning = model.meaning
     near_chance = is_near_chance(torch.tensor(alone["source"]["confusion"]))
     if is_main():
         # Said before the adaptation, which may take hours.
@@ -151,6 +150,7 @@ def run_cell(
             print(f"calib: {UNTRAINED}", file=sys.stderr)
     note = adapt_model(config, model, domains, seed, out, device)
     evaluations = four_numbers(model, *tests, before=alone)
+    example = next(iter(test_loader(domains.source_test, 64)))[0]
     adaptation = read_json(out / "adaptation.json") if is_main() else {}
     rows = [] if domains.segmentation else baseline_rows(config, classifier, domains, seed, device)
     result = {
