@@ -6,10 +6,14 @@ import torch
 from corsd.config import TrainConfig
 from corsd.data import open_data, split, training_set
 from corsd.pairs import triplet_plan
+from corsd.trained import Trained, open_test
 from PIL import Image
+from shared_core.data.classes import NoCommonClassError
 from shared_core.data.images import BadImageError
 from shared_core.data.loader import make_loader
+from shared_core.data.preprocess import Preprocess
 from shared_core.data.sampling import Batches, Key
+from torch import nn
 
 
 @pytest.fixture
@@ -132,3 +136,32 @@ def test_resized_arrays_keep_labels_in_step():
     small = open_data(TrainConfig(data="digits", image_size=16, images_per_class=3))
     assert small.train.images.shape == (30, 1, 16, 16)
     assert torch.equal(small.train.labels, small.labels)
+
+
+def _folders(root, **classes):
+    for part, names in classes.items():
+        for name in names:
+            (root / part / name).mkdir(parents=True)
+            for number in range(2):
+                Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(root / part / name / f"{number}.png")
+    return f"imagefolder:{root}"
+
+
+def test_test_images_have_the_training_set_s_classes(tmp_path):
+    spec = _folders(tmp_path / "a", train=["cat", "dog", "owl"], test=["dog", "owl"])
+    with pytest.warns(UserWarning, match="no image of 1 of 3 classes: 'cat'"):
+        data = open_data(TrainConfig(data=spec, image_size=8))
+    assert data.test.labels.tolist() == [1, 1, 2, 2]
+    spec = _folders(tmp_path / "b", train=["cat", "dog"], test=["cat", "bird"])
+    with pytest.raises(ValueError, match=r"\(test\) has classes that the classifier does not know: 'bird'"):
+        open_data(TrainConfig(data=spec, image_size=8))
+
+
+def test_another_test_set_is_matched_by_name(tmp_path):
+    other = _folders(tmp_path / "b", train=["owl", "zebra"], test=["dog", "owl"])
+    preprocess = Preprocess(8, 3, (0.0,) * 3, (1.0,) * 3, crop=False)
+    trained = Trained(nn.Identity(), TrainConfig(), preprocess, ["owl", "cat", "dog"], tmp_path)
+    with pytest.warns(UserWarning, match="'cat'"):
+        assert open_test(trained, other).labels.tolist() == [0, 0, 2, 2]
+    with pytest.raises(NoCommonClassError, match="does not know: 'fox'; it knows 'owl', 'cat', 'dog'"):
+        open_test(trained, _folders(tmp_path / "c", train=["fox"], test=["fox"]))

@@ -4,12 +4,15 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from corsd import figures
 from corsd.config import TrainConfig
 from corsd.distiller import Distiller
 from corsd.early import accuracy_against_compute, exit_accuracy, exit_flops
 from corsd.nets import open_net
+from corsd.reevaluate import lines
 from corsd.relation import Triplets
 from corsd.relation_matrix import _pairs, relation_matrix
 from corsd.report import report
@@ -176,3 +179,16 @@ def test_the_readme_lists_every_method_preset_and_switch() -> None:
     switches = set(Variant.__dataclass_fields__) - {"temperature", "margin"}
     for name in {*PRESETS, *Method.__args__, *switches} - {"corsd"}:
         assert f"`{name}`" in readme, name
+
+
+def test_a_class_without_test_images_is_a_gap_in_figures_and_never_the_worst() -> None:
+    names = [f"class {k}" for k in range(30)]
+    values = np.array([None, *range(1, 30)], dtype=float)
+    drawn = figures.per_class({"ours": values}, names).axes[0].lines[0].get_ydata()
+    assert np.isnan(drawn[-1])
+    assert drawn[0] == 1
+    counts = np.array([[2, 2], [0, 0]])
+    picture = figures.confusion(counts, ["a", "b"]).axes[0].images[0].get_array()
+    assert np.ma.filled(np.ma.masked_invalid(picture), -1).tolist() == [[50, 50], [-1, -1]]
+    cell = {"method": "ce", "seed": 0, "accuracy": 50.0, "per_class": [None, 50.0], "calibration_error": 1.0}
+    assert "50.00" in lines({"cells": [{**cell, "noise": {}, "exits": None}]})[1].split()[3]

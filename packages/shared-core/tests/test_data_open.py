@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from shared_core.data.arrays import ArrayImages, from_numpy
+from shared_core.data.images import BadImageError
 from shared_core.data.open import check_labels, labels_of, open_dataset
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
@@ -289,3 +290,33 @@ def test_array_images_refuse_floats():
     assert (
         len(ArrayImages(torch.zeros(0, 1, 2, 2, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))) == 0
     )
+
+
+def test_a_hub_test_set_that_keeps_its_labels_back_gives_way_to_the_validation_set(monkeypatch):
+    class Hidden(FakeTable):
+        def __getitem__(self, key):
+            return [-1, -1, -1] if key == "answer" else super().__getitem__(key)
+
+    fake_hub(monkeypatch, ["test", "validation"])
+    hub = sys.modules["datasets"]
+    monkeypatch.setattr(hub, "load_dataset", lambda name, split: Hidden() if split == "test" else FakeTable())
+    assert open_dataset("hf:someone/something", "test").labels.tolist() == [0, 1, 1]
+    monkeypatch.setattr(hub, "load_dataset", lambda name, split: Hidden())
+    with pytest.raises(ValueError, match="labels must be whole numbers from 0 on, found -1"):
+        open_dataset("hf:someone/something", "test")
+    assert open_dataset("hf:someone/something", "test", labelled=False).class_names == ["(unlabelled)"]
+
+
+def test_hub_images_are_converted_as_files_are(monkeypatch):
+    class Deep(FakeTable):
+        def __getitem__(self, key):
+            pictures = [Image.fromarray(np.full((5, 4), 0x1234, np.uint16)), Image.new("RGBA", (4, 5)), None]
+            return super().__getitem__(key) if key == "answer" else {"picture": pictures[key]}
+
+    fake_hub(monkeypatch, ["train"])
+    monkeypatch.setattr(sys.modules["datasets"], "load_dataset", lambda name, split: Deep())
+    data = open_dataset("hf:someone/something")
+    assert data[0][0].unique().tolist() == [0x12]
+    assert data[1][0].unique().tolist() == [255]
+    with pytest.raises(BadImageError, match="hf:someone/something, row 2: there is none"):
+        data[2]
