@@ -67,3 +67,55 @@ def test_a_feed_that_goes_on_shakes_as_one_that_never_stopped(classifier):
     for one, other in zip(whole[3:], later, strict=True):
         assert torch.equal(one.target, other.target)
     assert not torch.equal(whole[0].target, whole[1].target)
+
+
+def test_a_table_holds_every_image_once_and_is_given_up_before_it_grows_too_large(classifier, monkeypatch):
+    both = domains()
+    feed = Feed(both, Features(classifier), classifier, Weights(), 0, CPU)
+    feed.fill_tables(100)
+    for table, domain in zip(feed.tables, both, strict=True):
+        (pixels,) = domain.all_images()
+        assert torch.allclose(table, Features(classifier)(pixels))
+    asked = []
+    classifier.register_forward_hook(lambda _m, inputs, _o: asked.append(len(inputs[0])))
+    small = Feed(both, Features(classifier), classifier, Weights(), 0, CPU)
+    monkeypatch.setattr("calib.feed.TABLE_LIMIT", 29)  # ten rows of three numbers are 30
+    monkeypatch.setattr("calib.feed.VALIDATION_BATCH", 4)
+    small.fill_tables(100)
+    assert small.tables == [None, None]
+    assert asked == [4, 4]  # one batch of each domain, not all of it
+
+
+def test_a_sample_of_large_images_has_fewer_of_them(monkeypatch):
+    (source, _) = domains()
+    assert len(source.some(8).pixels) == 8
+    monkeypatch.setattr("calib.domains.SAMPLE_NUMBERS", 3 * 64)
+    assert torch.equal(source.some(8).pixels, source.some(3).pixels)
+    monkeypatch.setattr("calib.domains.SAMPLE_NUMBERS", 1)
+    assert len(source.some(8).pixels) == 1
+
+
+def test_too_few_images_are_refused_before_any_is_read(classifier):
+    (_, target) = domains()
+    target.all_images = lambda _size: pytest.fail("read all images first")
+    teacher = Teacher(lambda images: classifier(images).softmax(1), Views())
+    with pytest.raises(ValueError, match="10 images have no 10 neighbours each"):
+        Survey(teacher, target, Neighbours(count=10), 0, CPU)
+
+
+def test_large_images_are_validated_in_smaller_batches(classifier, monkeypatch):
+    import calib
+    from calib.step import Critics
+    from calib.validation import measure
+
+    asked = []
+    both = domains()
+    samples = [domain.some(10) for domain in both]
+    calibrator = both[0].calibrator
+    model = calib.attach(classifier, calibrator, value_range=(0.0, 1.0))
+    arguments = (model, calibrator, Critics(None, None), None, samples, CPU, 4, 0)
+    whole = measure(*arguments)
+    classifier.register_forward_hook(lambda _m, inputs, _o: asked.append(len(inputs[0])))
+    monkeypatch.setattr("calib.validation.BATCH_NUMBERS", 4 * 64)
+    assert measure(*arguments) == pytest.approx(whole, abs=1e-5)
+    assert max(asked) == 4

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from shared_core.data.augment import to_float
 from shared_core.data.loader import KeyedDataset, make_loader, test_loader
 from shared_core.data.sampling import Batches, shuffled_plan
+from shared_core.ops.host import read_back
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
@@ -19,6 +20,8 @@ from calib.calibrator import Calibrator
 
 USUAL = ((0.0, 1.0), (-1.0, 1.0))
 """Ranges in which images usually come: as they are, and normalised by 0.5 and 0.5."""
+SAMPLE_NUMBERS = 2**29
+"""A sample to validate on has at most so many numbers (2 GB of floats)."""
 
 
 class Images(NamedTuple):
@@ -103,7 +106,10 @@ class Domain:
         raise ValueError(f"the {self.name} domain holds no images")
 
     def some(self, count: int) -> Images:
-        """A fixed sample of up to `count` images on the CPU: drawn once per seed, or a loader's first ones."""
+        """A fixed sample of up to `count` images on the CPU: drawn once per seed, or a loader's first ones.
+
+        Of large images it holds fewer, so that it stays within SAMPLE_NUMBERS numbers.
+        """
         if self.dataset is not None:
             order = torch.randperm(self.size, generator=torch.Generator().manual_seed(self.seed))
             sample = Subset(self.dataset, order[:count].tolist())
@@ -113,6 +119,7 @@ class Domain:
         parts: list[Images] = []
         for batch in batches:
             parts.append(self._images(batch, torch.device("cpu")))
+            count = min(count, max(1, SAMPLE_NUMBERS // parts[0].pixels[0].numel()))
             if sum(len(part.pixels) for part in parts) >= count:
                 break
         if not parts:
@@ -140,8 +147,10 @@ class Domain:
         bare = isinstance(self.dataset, Bare)
         labels = rest[0] if rest and isinstance(rest[0], Tensor) and not bare else None
         places = rest[1] if self.dataset is not None and len(rest) > 1 else None
+        # Bytes are in range once they are spread over it; floats are looked at where they come from.
+        if pixels.dtype != torch.uint8 or pixels.dim() != 4 or pixels.shape[1] != self.calibrator.channels:
+            check_images(self.name, in_range(pixels, self.calibrator), self.calibrator)
         pixels = in_range(pixels.to(device, non_blocking=True), self.calibrator)
-        check_images(self.name, pixels, self.calibrator)
         return Images(pixels, places, labels)
 
 
@@ -173,10 +182,12 @@ def check_images(name: str, images: Tensor, calibrator: Calibrator) -> None:
         )
     if not images.is_floating_point():
         raise ValueError(f"{name} images are {images.dtype}; give uint8 (0 to 255) or floats")
-    if not bool(images.isfinite().all()):
-        raise ValueError(f"{name} images hold values that are not finite (NaN or infinite)")
     low, high = (end.to(images.device) for end in (calibrator.low, calibrator.high))
-    if not bool(((images >= low) & (images <= high)).all()):
+    bad = torch.stack([~images.isfinite().all(), ~((images >= low) & (images <= high)).all()])
+    infinite, outside = read_back(bad, "do the images fit the calibrator?").tolist()
+    if infinite:
+        raise ValueError(f"{name} images hold values that are not finite (NaN or infinite)")
+    if outside:
         raise ValueError(
             f"{name} images run from {float(images.min()):.4g} to {float(images.max()):.4g}, outside of the value "
             f"range {_words(calibrator)}: bring both domains into the same range, or say value_range=(low, high)"

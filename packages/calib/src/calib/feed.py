@@ -63,14 +63,17 @@ class Feed:
         for number, (domain, asked) in enumerate(zip(self.domains, wanted, strict=True)):
             if self.features is None or domain.dataset is None or images < domain.size or not asked:
                 continue
-            parts: list[Tensor] = []
+            table, filled = None, 0
             for pixels in domain.all_images(VALIDATION_BATCH):
                 with self.autocast():
-                    parts.append(self.features(pixels.to(self.device)).cpu())
-                if domain.size * parts[0][0].numel() > TABLE_LIMIT:
+                    found = self.features(pixels.to(self.device)).cpu()
+                if domain.size * found[0].numel() > TABLE_LIMIT:
                     break
-            else:
-                self.tables[number] = torch.cat(parts)
+                if table is None:
+                    table = found.new_empty(domain.size, *found.shape[1:])
+                table[filled : filled + len(found)] = found
+                filled += len(found)
+            self.tables[number] = table
 
     @torch.no_grad()
     def next_batch(self, turn: int) -> Batch:

@@ -59,8 +59,8 @@ class Survey:
     ) -> None:
         self.teacher, self.target, self.how, self.seed, self.device = teacher, target, how, seed, device
         self.autocast, self.views = autocast, teacher.views
+        check_enough(target.size, how.count)
         self.looks = torch.cat([upright(pixels) for pixels in target.all_images(VALIDATION_BATCH)])
-        check_enough(len(self.looks), how.count)
         self.neighbours = None if how.answers else nearest(self.looks, how.count)
         self.answers: Tensor | None = None
         self._taught: Tensor | None = None

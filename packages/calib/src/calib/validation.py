@@ -15,6 +15,8 @@ from calib.features import Features
 from calib.step import Critics
 
 VALIDATION_BATCH = 200
+BATCH_NUMBERS = 2**24
+"""A batch has fewer images where these would be more numbers: a segmenter's scores of 200 photographs are gigabytes."""
 
 
 @torch.no_grad()
@@ -39,7 +41,7 @@ def measure(
     source, target = samples
 
     def answers(images: Tensor, change: nn.Module) -> Tensor:
-        parts = images.split(VALIDATION_BATCH)
+        parts = images.split(max(1, min(VALIDATION_BATCH, BATCH_NUMBERS // images[0].numel())))
         return torch.cat([_rows(model.ask(change(part.to(device))).float().cpu()) for part in parts])
 
     logits, spared = answers(target.pixels, calibrator), answers(source.pixels, calibrator)
