@@ -1,6 +1,7 @@
 """The step against the released order, in float64: the same gradients for half the work."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -204,3 +205,53 @@ def test_a_term_without_what_it_is_measured_against_is_refused(term):
     game = Game(calibrator, Features(classifier), critics, *sgd, Weights(**{term: 1.0}))
     with pytest.raises(ValueError, match=f"weights.{term} needs batch"):
         game.play([(Batch(images(3, 0), images(3, 1), *clean), draw_patch(12, 12, 4, 0, 0))])
+
+
+class Scaled:
+    """What a step needs of accelerate under fp16, with torch's scaler on the CPU."""
+
+    def __init__(self, scale):
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        self.autocast = nullcontext
+
+    def backward(self, loss):
+        self.scaler.scale(loss).backward()
+
+    def unscale_gradients(self, optimizer):
+        self.scaler.unscale_(optimizer.plain)
+
+
+class Stepped:
+    """accelerate's optimizer: its step goes through the scaler."""
+
+    def __init__(self, plain, accelerator):
+        self.plain, self.accelerator = plain, accelerator
+        self.zero_grad = plain.zero_grad
+
+    def step(self):
+        self.accelerator.scaler.step(self.plain)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+def test_the_norm_of_the_gradient_does_not_depend_on_a_loss_scale(scale):
+    classifier, calibrator, critics = (net.float() for net in players())
+    accelerator = Scaled(scale)
+    optimizers = [
+        Stepped(torch.optim.SGD(net.parameters(), 0.1), accelerator) for net in (calibrator, critics)
+    ]
+    features = Features(classifier, "softmax")
+    game = Game(calibrator, features, critics, *optimizers, Weights(), accelerator)
+    source, target = images(4, 1).float(), images(4, 2).float()
+    batch = Batch(source, target, features(source), features(target))
+    parts = game.play([(batch, draw_patch(12, 12, 4, 0, 0))])
+    plain_classifier, plain_calibrator, plain_critics = (net.float() for net in players())
+    plain = Game(
+        plain_calibrator,
+        Features(plain_classifier, "softmax"),
+        plain_critics,
+        *(torch.optim.SGD(net.parameters(), 0.1) for net in (plain_calibrator, plain_critics)),
+        Weights(),
+    ).play([(batch, draw_patch(12, 12, 4, 0, 0))])
+    assert float(parts["gradient_norm"]) == pytest.approx(float(plain["gradient_norm"]), rel=1e-4)
+    for a, b in zip(calibrator.parameters(), plain_calibrator.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
-from shared_core.ops.gradients import average_gradients
+from shared_core.ops.gradients import average_gradients, norm_of
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -215,6 +215,8 @@ class Game:
         self.calibrator_optimizer, self.critics_optimizer = calibrator_optimizer, critics_optimizer
         self._backward = accelerator.backward if accelerator else torch.Tensor.backward
         self._autocast = accelerator.autocast if accelerator else nullcontext
+        scaled = accelerator is not None and getattr(accelerator, "scaler", None) is not None
+        self._unscale = accelerator.unscale_gradients if scaled else None
 
     def play(
         self,
@@ -249,6 +251,11 @@ class Game:
         if self.critics.playing and len(rounds) > 1:
             self._move_critics()
         total["gradient_norm"] = average_gradients(self.calibrator)
+        if self._unscale is not None:
+            # Until here the gradients, and their norm, hold the factor of a loss scaler.  It is taken out behind the
+            # average, so that an overflow of one process is one of all.
+            self._unscale(self.calibrator_optimizer)
+            total["gradient_norm"] = norm_of(self.calibrator)
         if usable({"gradient_norm": total["gradient_norm"]}):
             self.calibrator_optimizer.step()
         self.calibrator_optimizer.zero_grad()

@@ -5,7 +5,7 @@ from shared_core.ops.divergence import entropy, kl_divergence, soft_cross_entrop
 from shared_core.ops.features import FeatureCapture
 from shared_core.ops.freeze import changed, checksums, digest
 from shared_core.ops.gather import all_gather, rank, world_size
-from shared_core.ops.gradients import average_gradients
+from shared_core.ops.gradients import average_gradients, norm_of
 from shared_core.ops.snapshot import Snapshot, take_back
 
 # The function `freeze` stays in its module: here it would hide the module of that name.
@@ -19,6 +19,7 @@ __all__ = [
     "digest",
     "entropy",
     "kl_divergence",
+    "norm_of",
     "project",
     "rank",
     "soft_cross_entropy",

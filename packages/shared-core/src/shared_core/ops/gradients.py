@@ -23,3 +23,8 @@ def average_gradients(module: nn.Module) -> Float[Tensor, ""]:
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
     return flat.float().norm()
+
+
+def norm_of(module: nn.Module) -> Float[Tensor, ""]:
+    """The norm of all gradients together, in float32."""
+    return torch.stack([p.grad.float().norm() for p in module.parameters() if p.grad is not None]).norm()
