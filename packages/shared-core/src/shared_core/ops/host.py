@@ -8,6 +8,10 @@ everything else stays on the device.  Tests put a step on the meta device, where
     >>> finite, done = read_back(torch.stack([isfinite, steps]), "is the loss finite?").tolist()
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
@@ -19,3 +23,39 @@ def read_back(values: Shaped[Tensor, "*shape"], why: str) -> Shaped[Tensor, "*sh
     """
     del why
     return values.detach().cpu()
+
+
+def at_once(values: Mapping[str, Any], why: str = "numbers for the log") -> dict[str, Any]:
+    """Return nested dicts in which single numbers on a device became Python numbers, all of them read in one go.
+
+    Whole numbers beyond 2**53 would be rounded.  What is on the CPU already, and everything else, stays as it is.
+    """
+    found: list[Tensor] = []
+    _collect(values, found)
+    if not found:
+        return dict(values)
+    wide = torch.float32 if found[0].device.type == "mps" else torch.float64
+    numbers = read_back(torch.stack([x.detach().reshape(()).to(wide) for x in found]), why).tolist()
+    known = {id(x): n if x.is_floating_point() else int(n) for x, n in zip(found, numbers, strict=True)}
+    return _replaced(values, known)
+
+
+def _is_remote_number(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.device.type != "cpu" and value.numel() == 1
+
+
+def _collect(values: Mapping[str, Any], found: list[Tensor]) -> None:
+    for value in values.values():
+        if isinstance(value, Mapping):
+            _collect(value, found)
+        elif _is_remote_number(value):
+            found.append(value)
+
+
+def _replaced(values: Mapping[str, Any], known: Mapping[int, float]) -> dict[str, Any]:
+    def one(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return _replaced(value, known)
+        return known[id(value)] if _is_remote_number(value) else value
+
+    return {name: one(value) for name, value in values.items()}

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from shared_core.ops.gather import communication_device, rank, world_size
+from shared_core.ops.host import read_back
 from shared_core.ops.snapshot import Snapshot
 
 
@@ -100,7 +101,7 @@ def _first_bad(parts: Mapping[str, Tensor]) -> tuple[str, str, int] | None:
         return None
     # One reduction and one wait for the device for all parts and ranks.
     bad = [(~torch.isfinite(part.detach())).any() for part in parts.values()]
-    mine = torch.stack([value.to(bad[-1].device) for value in bad]).cpu()
+    mine = read_back(torch.stack([value.to(bad[-1].device) for value in bad]), "is the step finite?")
     worst = torch.where(mine, rank(), world_size()).to(communication_device())
     if world_size() > 1:
         dist.all_reduce(worst, op=dist.ReduceOp.MIN)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from shared_core.ops.host import at_once
 from shared_core.run.atomic import write_bytes
 from shared_core.run.seal import RunFolderError
 from shared_core.run.trackers import open_tracker, scalars
@@ -37,9 +38,11 @@ class MetricsLog:
     def log(self, step: int, time: Mapping[str, float] | None = None, **values: Any) -> None:
         """Numbers, text, lists and dicts of them; tensors and numpy numbers of one element are unpacked.
 
+        Give tensors as they are: the single numbers among them come from the device in one transfer.
+
         Floats are written so that reading gives the same bits; NaN and infinities as text, JSON has none.
         """
-        unpacked = {name: _unpacked(value) for name, value in values.items()}
+        unpacked = {name: _unpacked(value) for name, value in at_once(values).items()}
         record: dict[str, Any] = {"step": step, **{name: _plain(value) for name, value in unpacked.items()}}
         if time is not None:
             record["time"] = _plain(_unpacked(time))
