@@ -4,8 +4,8 @@ import pytest
 import torch
 from corsd import Distiller, EarlyExit, Exits
 from corsd.exits import ensemble, exit_losses
+from corsd.maps import as_map
 from corsd.nets import small_resnet
-from corsd.stages import as_map
 
 
 def _distiller():

@@ -5,8 +5,8 @@ import timm
 import torch
 import torchvision.models as tv
 from corsd import Distiller, find_stages
+from corsd.maps import as_map
 from corsd.nets import small_resnet
-from corsd.stages import as_map
 from torch import nn
 
 BACKBONES = {
@@ -126,3 +126,146 @@ def test_other_layouts():
     assert as_map(torch.rand(2, 7), "vector").shape == (2, 7, 1, 1)
     last = torch.rand(2, 4, 4, 7)
     assert torch.equal(as_map(last, "map_last")[:, 3], last[..., 3])
+
+
+# rectangular images: which axis is what
+
+
+RECTANGULAR = {
+    "swin": (
+        "swin_tiny_patch4_window7_224",
+        {"img_size": (64, 96), "window_size": 2},
+        "map_last",
+        [(16, 24), (8, 12), (4, 6), (2, 3)],
+    ),
+    "vit": ("vit_tiny_patch16_224", {"img_size": (64, 96)}, "tokens", [(4, 6)] * 4),
+    "vit of any size": (
+        "vit_tiny_patch16_224",
+        {"img_size": (64, 96), "dynamic_img_size": True},
+        "tokens",
+        [(4, 6)] * 4,
+    ),
+    "mixer": ("mixer_s32_224", {"img_size": (64, 96)}, "tokens", [(2, 3)] * 4),
+    "convnext": ("convnext_atto", {}, "map", [(16, 24), (8, 12), (4, 6), (2, 3)]),
+    "resnet": ("resnet10t", {}, "map", [(16, 24), (8, 12), (4, 6), (2, 3)]),
+}
+
+
+@pytest.mark.parametrize("name", RECTANGULAR)
+def test_axes_of_rectangular_images_are_not_exchanged(name):
+    timm_name, options, layout, sizes = RECTANGULAR[name]
+    torch.manual_seed(0)
+    net = timm.create_model(timm_name, num_classes=5, **options)
+    images = torch.rand(2, 3, 64, 96)
+    stages = find_stages(net, images)
+    assert [stage.layout for stage in stages] == [layout] * 4
+    features = {}
+    for stage in stages:
+        net.get_submodule(stage.name).register_forward_hook(
+            lambda _m, _i, out, name=stage.name: features.update({name: out})
+        )
+    with torch.no_grad():
+        net.eval()(images)
+    maps = [stage.map(features[stage.name]) for stage in stages]
+    assert [tuple(m.shape[2:]) for m in maps] == sizes
+    assert [m.shape[1] for m in maps] == [stage.channels for stage in stages]
+
+
+class Places(nn.Module):
+    """A net whose stage tells rows from columns: channel 0 is the row, channel 1 the column, of patches of 8."""
+
+    def __init__(self, layout: str, prefix: int = 0, strict: bool = False):
+        super().__init__()
+        self.stage, self.head = Spread(layout, prefix, strict), nn.Linear(3, 2)
+
+    def forward(self, x):
+        out = self.stage(x)
+        return self.head(out.flatten(1).mean(1, keepdim=True).expand(-1, 3))
+
+
+class Spread(nn.Module):
+    def __init__(self, layout, prefix, strict):
+        super().__init__()
+        self.layout, self.prefix, self.strict, self.size = layout, prefix, strict, None
+
+    def forward(self, x):
+        self.size = self.size or x.shape[2:]
+        if self.strict and x.shape[2:] != self.size:
+            raise ValueError("one size only")
+        rows, columns = x.shape[2] // 8, x.shape[3] // 8
+        r, c = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        found = torch.stack([r, c, r * 0], 0).float().expand(len(x), -1, -1, -1)
+        if self.layout == "map_last":
+            return found.permute(0, 2, 3, 1)
+        if self.layout == "tokens":
+            tokens = found.flatten(2).transpose(1, 2)
+            return torch.cat([torch.zeros(len(x), self.prefix, 3), tokens], 1)
+        return found
+
+
+@pytest.mark.parametrize("size", [(64, 96), (96, 64), (32, 160), (160, 32), (64, 64), (24, 64), (72, 104)])
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+@pytest.mark.parametrize("layout", ["map", "map_last", "tokens"])
+def test_every_place_keeps_its_row_and_column(layout, prefix, strict, size):
+    net = Places(layout, prefix, strict)
+    # Of a net of one size the other tokens can only be counted where one grid fits.
+    wish = {"prefix_tokens": prefix} if layout == "tokens" and strict else {}
+    (stage,) = find_stages(net, torch.zeros(2, 3, *size), ["stage"], **wish)
+    found = stage.map(net.stage(torch.zeros(1, 3, *size)))
+    rows, columns = size[0] // 8, size[1] // 8
+    assert found.shape == (1, 3, rows, columns)
+    assert torch.equal(found[0, 0], torch.arange(rows).float()[:, None].expand(rows, columns))
+    assert torch.equal(found[0, 1], torch.arange(columns).float()[None].expand(rows, columns))
+
+
+def test_images_of_another_size_than_the_example_keep_the_ratio():
+    net = Places("tokens", prefix=1)
+    (stage,) = find_stages(net, torch.zeros(2, 3, 64, 96), ["stage"])
+    assert stage.map(net.stage(torch.zeros(1, 3, 128, 192))).shape == (1, 3, 16, 24)
+    with pytest.raises(ValueError, match=r"are no grid like the 8 x 12 of the example"):
+        stage.map(torch.zeros(1, 1 + 97, 3))
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_ambiguous_axes_are_refused_and_can_be_said():
+    class Fixed(nn.Module):
+        """Pooled to 5 x 5 whatever the image: with 5 channels every reading fits."""
+
+        def __init__(self, shape):
+            super().__init__()
+            self.stage, self.head = Constant(shape), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.head(self.stage(x).flatten(1)[:, :3])
+
+    class Constant(nn.Module):
+        def __init__(self, shape):
+            super().__init__()
+            self.shape = shape
+
+        def forward(self, x):
+            return torch.zeros(len(x), *self.shape)
+
+    example = torch.zeros(2, 3, 32, 48)
+    cube = Fixed((5, 5, 5))
+    with pytest.raises(
+        ValueError, match=r"stage 'stage' .*\(2, 5, 5, 5\), and channels may come first or last: say"
+    ):
+        find_stages(cube, example, ["stage"])
+    for layout in ("map", "map_last"):
+        assert find_stages(cube, example, ["stage"], layout)[0].layout == layout
+        assert find_stages(cube, example, ["stage"], {"stage": layout})[0].layout == layout
+    odd = Fixed((17, 4))
+    with pytest.raises(ValueError, match=r"its tokens do not change with the size of the images"):
+        find_stages(odd, example, ["stage"])
+    with pytest.raises(ValueError, match=r"its 17 tokens fill no grid of an image of 32 x 48"):
+        find_stages(odd, example, ["stage"], "tokens")
+    with pytest.raises(ValueError, match=r"layout='channels'; choose one of map, map_last, tokens, vector"):
+        find_stages(odd, example, ["stage"], "channels")
+    with pytest.raises(ValueError, match=r"layout names stagg, which are no stages; they are stage"):
+        find_stages(odd, example, ["stage"], {"stagg": "map"})
+    with pytest.raises(ValueError, match=r"prefix_tokens=-1; give a number of tokens"):
+        find_stages(odd, example, ["stage"], prefix_tokens=-1)
+    with pytest.raises(ValueError, match=r"layout='map' has 4 axes"):
+        find_stages(odd, example, ["stage"], "map")

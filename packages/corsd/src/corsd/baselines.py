@@ -13,28 +13,42 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from shared_core.ops.divergence import kl_divergence, soft_cross_entropy
 from shared_core.ops.features import FeatureCapture
-from shared_core.ops.gather import all_gather
+from shared_core.ops.gather import all_gather, rank, world_size
+from shared_core.ops.outputs import Which
+from shared_core.ops.targets import class_numbers
 from torch import Tensor, nn
 
 from corsd.distiller import Output, check_labels
 from corsd.exits import Exits
+from corsd.frame import (
+    check_first_step,
+    check_wrappers,
+    example_for,
+    for_module,
+    labels_for,
+    own_type,
+    run_net,
+    widened,
+)
 from corsd.relation import Norm
-from corsd.stages import as_map, find_stages
+from corsd.stages import find_stages
 
 
 class CrossEntropy(nn.Module):
     """The plain net; ``smoothing`` is label smoothing's epsilon (Szegedy et al. 2016)."""
 
-    def __init__(self, net: nn.Module, num_classes: int, smoothing: float = 0.0):
+    def __init__(self, net: nn.Module, num_classes: int, smoothing: float = 0.0, output: Which = None):
         super().__init__()
         if not 0 <= smoothing < 1:
             raise ValueError(f"smoothing={smoothing}; it must be from 0 up to, not including, 1")
-        self.net, self.num_classes, self.smoothing = net, num_classes, smoothing
+        self.net, self.num_classes, self.smoothing, self.output = net, num_classes, smoothing, output
 
     def forward(self, images: Tensor, labels: Int[Tensor, " batch"], index: Tensor | None = None) -> Output:
-        logits = self.net(images)
+        logits = run_net(self.net, images, self.output)
+        labels = labels_for(labels, logits)
         check_labels(labels, logits, self.num_classes)
-        return _output(logits, {"ce": F.cross_entropy(logits, labels, label_smoothing=self.smoothing)})
+        ce = F.cross_entropy(widened(logits), labels, label_smoothing=self.smoothing)
+        return _output(logits, {"ce": ce})
 
 
 class ExitMethod(nn.Module):
@@ -59,33 +73,41 @@ class ExitMethod(nn.Module):
         example: Float[Tensor, "batch ..."] | None = None,
         relation_weight: float = 1.0,
         norm: Norm = "batch",
+        output: Which = None,
     ):
         super().__init__()
         if method not in _EXIT_LOSSES:
             raise ValueError(f"method={method!r}; choose one of {', '.join(_EXIT_LOSSES)}")
-        parameter = next(net.parameters())
-        example = torch.zeros(2, 3, 64, 64) if example is None else example
-        self.net, self.num_classes, self.method = net, num_classes, method
+        check_wrappers(net, "ExitMethod")
+        example = example_for(net, example)
+        self.net, self.num_classes, self.method, self.output = net, num_classes, method, output
         self.relation_weight = relation_weight
-        self.stages = find_stages(net, example.to(parameter), stages)
+        self.stages = find_stages(net, example, stages)
+        check_first_step(net, example, output, num_classes)
         channels = [stage.channels for stage in self.stages]
         self.exits = Exits(channels[:-1], channels[-1], num_classes, norm)
         adapters = channels[:-1] if method == "byot_tpami" else []
         self.adapters = nn.ModuleList(nn.Linear(channels[-1], channels[-1]) for _ in adapters)
         self.capture = FeatureCapture(net, [stage.name for stage in self.stages])
-        self.to(parameter)
+        # Only what is ours: the net keeps its types.
+        self.exits.to(**own_type(net))
+        self.adapters.to(**own_type(net))
 
     def forward(self, images: Tensor, labels: Int[Tensor, " batch"], index: Tensor | None = None) -> Output:
         with self.capture:
-            logits = self.net(images)
+            logits = run_net(self.net, images, self.output)
         captured = self.capture.pop()
+        labels = labels_for(labels, logits)
         check_labels(labels, logits, self.num_classes)
-        maps = [as_map(captured[stage.name], stage.layout) for stage in self.stages]
+        maps = [for_module(stage.map(captured[stage.name]), self.exits) for stage in self.stages]
         features = self.exits.features(maps[:-1])
         exit_logits = [head(f) for head, f in zip(self.exits.classifiers, features, strict=True)]
-        parts = {"ce": F.cross_entropy(logits, labels)}
+        parts = {"ce": F.cross_entropy(widened(logits), labels)}
         deepest = maps[-1].mean((2, 3)).detach()
-        parts |= _EXIT_LOSSES[self.method](self, features, deepest, exit_logits, logits.detach(), labels)
+        logits_of_exits = [widened(z) for z in exit_logits]
+        parts |= _EXIT_LOSSES[self.method](
+            self, features, deepest, logits_of_exits, widened(logits.detach()), labels
+        )
         return _output(logits, parts)
 
 
@@ -102,7 +124,8 @@ def _byot(method, features, deepest, exit_logits, logits, labels) -> dict[str, T
     return {
         "exit_ce": _exit_ce(exit_logits, labels, 1 - alpha),
         "exit_kl": sum(alpha * t * t * kl_divergence(z, logits, t).mean() for z in exit_logits),
-        "hint": sum(beta * (f - deepest).square().sum() for f in features),
+        # A sum over the batch is one over the batches of all processes.
+        "hint": sum(beta * (f - deepest).square().sum() * world_size() for f in features),
     }
 
 
@@ -112,13 +135,16 @@ def _byot_tpami(method, features, deepest, exit_logits, logits, labels) -> dict[
     return {
         "exit_ce": _exit_ce(exit_logits, labels, 0.7),
         "exit_kl": sum(0.3 * soft_cross_entropy(z / 3.0, target).mean() for z in exit_logits),
-        "hint": sum(0.03 * torch.linalg.vector_norm(f - deepest) for f in adapted),
+        "hint": sum(0.03 * torch.linalg.vector_norm(all_gather(f - deepest)) for f in adapted),
     }
 
 
 def _handcrafted(relation):
     def losses(method, features, deepest, exit_logits, logits, labels) -> dict[str, Tensor]:
-        total = sum(relation(f, deepest) for f in features)
+        # Relations range over the images of all processes, like over those of one larger batch.
+        teacher = widened(all_gather(deepest))
+        with torch.autocast(deepest.device.type, enabled=False):
+            total = sum(relation(widened(all_gather(f)), teacher) for f in features)
         return {"exit_ce": _exit_ce(exit_logits, labels), "relation": method.relation_weight * total}
 
     return losses
@@ -183,21 +209,31 @@ class ClassWise(nn.Module):
     Batches come from :func:`corsd.pairs.class_pair_plan`: image, partner, image, partner, ...
     """
 
-    def __init__(self, net: nn.Module, num_classes: int, weight: float = 1.0, temperature: float = 4.0):
+    def __init__(
+        self,
+        net: nn.Module,
+        num_classes: int,
+        weight: float = 1.0,
+        temperature: float = 4.0,
+        output: Which = None,
+    ):
         super().__init__()
         self.net, self.num_classes, self.weight, self.temperature = net, num_classes, weight, temperature
+        self.output = output
 
     def forward(self, images: Tensor, labels: Int[Tensor, " batch"], index: Tensor | None = None) -> Output:
+        labels = class_numbers(labels, len(images))
         if len(labels) % 2 or bool((labels[0::2] != labels[1::2]).any()):
             raise ValueError(
                 "CS-KD needs batches of (image, image of the same class), repeated; see class_pair_plan"
             )
-        logits = self.net(images[0::2])
+        logits = run_net(self.net, images[0::2], self.output)
         with torch.no_grad():
-            partner = self.net(images[1::2])
-        check_labels(labels[0::2], logits, self.num_classes)
+            partner = run_net(self.net, images[1::2], self.output)
+        labels = labels_for(labels[0::2], logits)
+        check_labels(labels, logits, self.num_classes)
         kl = kl_divergence(logits, partner, self.temperature).mean()
-        ce = F.cross_entropy(logits, labels[0::2])
+        ce = F.cross_entropy(widened(logits), labels)
         # The partners' logits complete the batch for the accuracy that the loop counts.
         both = torch.stack([logits, partner], 1).flatten(0, 1)
         return _output(both, {"ce": ce, "class_wise": self.weight * self.temperature**2 * kl})
@@ -213,18 +249,27 @@ class ProgressiveSelf(nn.Module):
     seen: Int[Tensor, ""]
 
     def __init__(
-        self, net: nn.Module, num_classes: int, num_images: int, total_images: int, last_alpha: float = 0.8
+        self,
+        net: nn.Module,
+        num_classes: int,
+        num_images: int,
+        total_images: int,
+        last_alpha: float = 0.8,
+        output: Which = None,
     ):
         super().__init__()
-        self.net, self.num_classes = net, num_classes
+        self.net, self.num_classes, self.output = net, num_classes, output
         self.num_images, self.total_images, self.last_alpha = num_images, total_images, last_alpha
         self.register_buffer("past", torch.full((num_images, num_classes), 1 / num_classes))
+        # Every process writes the rows of all: DistributedDataParallel need not send the table each step.
+        self._ddp_params_and_buffers_to_ignore = ["past"]
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     def forward(self, images: Tensor, labels: Int[Tensor, " batch"], index: Tensor | None = None) -> Output:
         if index is None:
             raise ValueError("PS-KD needs index, the place of every image in the training set")
-        logits = self.net(images)
+        logits = run_net(self.net, images, self.output)
+        labels, index = labels_for(labels, logits), class_numbers(index, len(images)).to(self.past.device)
         check_labels(labels, logits, self.num_classes)
         epoch, epochs = int(self.seen) // self.num_images, max(self.total_images // self.num_images, 1)
         alpha = self.last_alpha * min(epoch / epochs, 1.0)
@@ -232,46 +277,56 @@ class ProgressiveSelf(nn.Module):
         target = (1 - alpha) * hard + alpha * self.past[index]
         if self.training:
             every = all_gather(index)
-            self.past[every] = all_gather(logits.detach().softmax(1).to(self.past))
+            self.past[every] = all_gather(widened(logits.detach()).softmax(1).to(self.past))
             self.seen += len(every)
         return _output(logits, {"soft_ce": soft_cross_entropy(logits, target).mean()})
 
     def written_rows(self, labels: Int[Tensor, " batch"], index: Tensor | None = None) -> dict[str, Tensor]:
         """Of the large buffers, by name, the rows that a step on these images writes; see ``Snapshot``."""
-        return {} if index is None else {"past": all_gather(index)}
+        return {} if index is None else {"past": all_gather(class_numbers(index).to(self.past.device))}
 
 
 class LastBatch(nn.Module):
     """DLB (CVPR 2022): CE on new and repeated images + T^2 KL(last step's logits || now) on the repeated, T = 3.
 
     Batches come from :func:`corsd.pairs.last_batch_plan`: new image, image of the last step, repeated.
+    ``fresh`` counts the new images of a step over all processes; each keeps the last step of all of them, so
+    that buffers which DistributedDataParallel sends from the first process say the same everywhere.
     """
 
     last: Float[Tensor, "fresh classes"]
     last_index: Int[Tensor, " fresh"]
 
-    def __init__(self, net: nn.Module, num_classes: int, fresh: int, weight: float = 1.0):
+    def __init__(
+        self, net: nn.Module, num_classes: int, fresh: int, weight: float = 1.0, output: Which = None
+    ):
         super().__init__()
-        self.net, self.num_classes, self.weight = net, num_classes, weight
+        self.net, self.num_classes, self.weight, self.output = net, num_classes, weight, output
         self.register_buffer("last", torch.zeros(fresh, num_classes))
         self.register_buffer("last_index", torch.full((fresh,), -1))
 
     def forward(self, images: Tensor, labels: Int[Tensor, " batch"], index: Tensor | None = None) -> Output:
-        if index is None or len(labels) != 2 * len(self.last):
-            raise ValueError("DLB needs index and batches made by corsd.pairs.last_batch_plan")
-        logits = self.net(images)
+        labels = class_numbers(labels, len(images))
+        if index is None or len(labels) * world_size() != 2 * len(self.last):
+            raise ValueError(
+                "DLB needs index and batches made by corsd.pairs.last_batch_plan, of twice the fresh="
+                f"{len(self.last)} images over all processes; got {len(labels)} on each of {world_size()}"
+            )
+        logits = run_net(self.net, images, self.output)
+        labels, index = labels_for(labels, logits), class_numbers(index, len(images)).to(self.last.device)
         check_labels(labels, logits, self.num_classes)
         new, again = index[0::2], index[1::2]
-        parts = {"ce": F.cross_entropy(logits, labels)}
+        parts = {"ce": F.cross_entropy(widened(logits), labels)}
+        mine = slice(rank() * len(new), (rank() + 1) * len(new))
         # The first batch of an epoch repeats images that the last step did not see.
-        known = (again == self.last_index).to(logits.dtype)
-        kl = kl_divergence(logits[1::2], self.last, 3.0)
+        known = (again == self.last_index[mine]).to(widened(logits).dtype)
+        kl = kl_divergence(logits[1::2], self.last[mine].to(logits.dtype), 3.0)
         parts["last_batch"] = self.weight * 9.0 * (kl * known).mean()
         if self.training:
-            self.last.copy_(logits[0::2].detach())
-            self.last_index.copy_(new)
+            self.last.copy_(all_gather(logits[0::2].detach().contiguous()))
+            self.last_index.copy_(all_gather(new.contiguous()))
         return _output(logits, parts)
 
 
 def _output(logits: Tensor, parts: dict[str, Tensor]) -> Output:
-    return Output(logits, torch.stack([part.float() for part in parts.values()]).sum(), parts, [])
+    return Output(logits, torch.stack([widened(part) for part in parts.values()]).sum(), parts, [])

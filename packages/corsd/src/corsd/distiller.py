@@ -8,7 +8,7 @@ for images, labels in loader:
 net(images)                                     # the same net, only better
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,14 +16,26 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from shared_core.ops.features import FeatureCapture
 from shared_core.ops.gather import all_gather, rank, world_size
+from shared_core.ops.outputs import Which
+from shared_core.ops.targets import class_numbers
 from torch import Tensor, nn
 
 from corsd import losses
 from corsd.exits import Exits, exit_losses
+from corsd.frame import (
+    check_first_step,
+    check_logits,
+    check_wrappers,
+    example_for,
+    for_module,
+    own_type,
+    run_net,
+)
 from corsd.losses import Variant, Weights
+from corsd.maps import Layout
 from corsd.pairs import in_batch_triplets, other_classes, triplet_rows
 from corsd.relation import LogitRelation, Norm, Relation, Triplets, relation_networks
-from corsd.stages import as_map, find_stages
+from corsd.stages import find_stages
 
 
 class Output(NamedTuple):
@@ -52,6 +64,15 @@ class Distiller(nn.Module):
             or "joint" (their losses reach the net).
         weights, variant: see :class:`Weights` and :class:`Variant`.
         seed: of the random choice of pairs, which is a pure function of (seed, number of steps done).
+        output: where the net returns more than logits: the name, place or function that picks them, see
+            :func:`shared_core.ops.outputs.pick_logits`; parts called "logits" are found.
+        layout, prefix_tokens: what the dry run cannot tell of stages, see :func:`corsd.stages.find_stages`.
+
+    Nothing of the net changes by wrapping: not its types, modes, buffers, or the images that it is given.
+
+    Raises:
+        ValueError: a setting or stage that is not there, or (from a dry run) logits of another width.
+        TypeError: the net is TorchScript, or inside of DistributedDataParallel already.
     """
 
     steps: Int[Tensor, ""]
@@ -70,6 +91,9 @@ class Distiller(nn.Module):
         weights: Weights | None = None,
         variant: Variant | None = None,
         seed: int = 0,
+        output: Which = None,
+        layout: Layout | Mapping[str, Layout] | None = None,
+        prefix_tokens: int | None = None,
     ):
         super().__init__()
         if num_classes < 2:
@@ -78,14 +102,14 @@ class Distiller(nn.Module):
             raise ValueError(f"pairs={pairs!r}; choose 'in_batch' or 'triplets'")
         if exits not in ("off", "detached", "joint"):
             raise ValueError(f"exits={exits!r}; choose 'off', 'detached' or 'joint'")
-        parameter = next(net.parameters())
-        if example is None:
-            example = torch.zeros(2, 3, 64, 64)
-        self.net = net
+        check_wrappers(net, "Distiller")
+        example = example_for(net, example)
+        self.net, self.output = net, output
         self.weights, self.variant = weights or Weights(), variant or Variant()
         self.num_classes, self.pairs, self.gather, self.seed = num_classes, pairs, gather, seed
         self.triplets_per_image, self.exits_mode = triplets_per_image, exits
-        self.stages = find_stages(net, example.to(parameter), stages)
+        self.stages = find_stages(net, example, stages, layout, prefix_tokens)
+        check_first_step(net, example, output, num_classes)
         channels = [stage.channels for stage in self.stages]
         self.relations = relation_networks(channels, num_classes, norm, self.variant.attention)
         self.logit_relation = (
@@ -96,11 +120,15 @@ class Distiller(nn.Module):
         self.exits = Exits(channels[:-1], channels[-1], num_classes, norm) if exits != "off" else None
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.capture = FeatureCapture(net, [stage.name for stage in self.stages])
-        self.to(parameter)
+        # Only what is ours: the net keeps its types, of which it may have several.
+        for module in (self.relations, self.logit_relation, self.exits):
+            if module is not None:
+                module.to(**own_type(net))
+        self.steps = self.steps.to(own_type(net)["device"])
+        # Every process computes the same prototypes: DistributedDataParallel need not send them each step.
+        self._ddp_params_and_buffers_to_ignore = ["logit_relation.prototypes"]
 
-    def forward(
-        self, images: Float[Tensor, "batch ..."], labels: Int[Tensor, " batch"], index: Tensor | None = None
-    ) -> Output:
+    def forward(self, images: Tensor, labels: Tensor | Sequence[int], index: Tensor | None = None) -> Output:
         """Logits of the net and all losses of one batch; ``index`` is ignored (some baselines need it).
 
         A batch in which no triplet can be found (no same-class pair, or one class only) gives relational
@@ -111,9 +139,13 @@ class Distiller(nn.Module):
             ValueError: labels out of range, logits of another width, or no triplets where they are expected.
         """
         with self.capture:
-            logits = self.net(images)
+            logits = run_net(self.net, images, self.output)
         features = self.capture.pop()
-        maps = [as_map(features[stage.name], stage.layout) for stage in self.stages]
+        maps = [
+            for_module(stage.map(features[stage.name]), relation)
+            for stage, relation in zip(self.stages, self.relations, strict=True)
+        ]
+        labels = class_numbers(labels).to(logits.device)
         known = check_labels(labels, logits, self.num_classes)
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + int(self.steps)) % 2**63)
         ramp = min(1.0, (int(self.steps) + 1) / max(self.weights.warmup_steps, 1))
@@ -145,7 +177,9 @@ class Distiller(nn.Module):
 
     def written_rows(self, labels: Int[Tensor, " batch"], index: Tensor | None = None) -> dict[str, Tensor]:
         """Of the large buffers, by name, the rows that a step on these labels writes; see ``Snapshot``."""
-        return {} if self.logit_relation is None else {"logit_relation.prototypes": all_gather(labels)}
+        if self.logit_relation is None:
+            return {}
+        return {"logit_relation.prototypes": all_gather(class_numbers(labels).to(self.steps.device))}
 
     def _triplets(self, known: Int[Tensor, " batch"], generator: torch.Generator) -> tuple[Triplets, float]:
         """The triplets of this process, and the factor that makes its mean a part of the mean over all."""
@@ -207,24 +241,15 @@ class Distiller(nn.Module):
         if self.training:
             self.logit_relation.update(all_gather(logits.detach()), all_labels)
         values = self.logit_relation(logits, labels, others[mine])
-        total = values.sum() if self.variant.logit_relation == "sum" else values.mean()
+        # The mean over processes that gradients get would divide a sum.
+        total = values.sum() * world_size() if self.variant.logit_relation == "sum" else values.mean()
         return self.weights.logit_relation * total
 
 
-def check_labels(
-    labels: Int[Tensor, " batch"], logits: Float[Tensor, "batch classes"], num_classes: int
-) -> Int[Tensor, " batch"]:
+def check_labels(labels: Int[Tensor, " batch"], logits: Tensor, num_classes: int) -> Int[Tensor, " batch"]:
     """The labels on the CPU, once they are known to fit the logits; else what is wrong with them."""
-    if labels.is_floating_point() or labels.dim() != 1:
-        raise TypeError(
-            f"labels must be class indices, one integer per image; got {labels.dtype} of shape "
-            f"{tuple(labels.shape)}"
-        )
-    if logits.shape != (len(labels), num_classes):
-        raise ValueError(
-            f"the net gave logits of shape {tuple(logits.shape)} for {len(labels)} labels; expected "
-            f"({len(labels)}, {num_classes}): is num_classes={num_classes} what the net was built for?"
-        )
+    labels = class_numbers(labels)
+    check_logits(logits, len(labels), num_classes)
     known = labels.cpu()
     if len(known) and not 0 <= int(known.min()) <= int(known.max()) < num_classes:
         raise ValueError(

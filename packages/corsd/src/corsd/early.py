@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from corsd.exits import Exits, ensemble
-from corsd.stages import Stage, as_map
+from corsd.stages import Stage
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.01)
 
@@ -39,7 +39,7 @@ def exit_logits(
         with capture:
             deepest = net(preprocess(images.to(device)))
         features = capture.pop()
-        maps = [as_map(features[stage.name], stage.layout) for stage in stages]
+        maps = [stage.map(features[stage.name]) for stage in stages]
         rows.append(torch.stack([*exits(maps), deepest]).float().cpu())
         all_labels.append(labels)
     return torch.cat(rows, 1), torch.cat(all_labels)
@@ -81,7 +81,7 @@ def exit_flops(
     spent, costs = 0, []
     for stage, branch, head in zip(stages, exits.branches, exits.classifiers, strict=True):
         with FlopCounterMode(display=False) as counter:
-            head(branch(as_map(maps[stage.name], stage.layout)).mean((2, 3)))
+            head(branch(stage.map(maps[stage.name])).mean((2, 3)))
         spent += counter.get_total_flops()
         costs.append(reached[stage.name] + spent)
     return [*costs, whole + spent], whole

@@ -12,10 +12,13 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from shared_core.ops.divergence import soft_cross_entropy
+from shared_core.ops.outputs import Which
+from shared_core.ops.targets import class_numbers
 from torch import Tensor, nn
 
+from corsd.frame import for_module, run_net, widened
 from corsd.relation import Norm, SeparableBlock
-from corsd.stages import Stage, as_map
+from corsd.stages import Stage
 
 
 class Exits(nn.Module):
@@ -57,6 +60,8 @@ def exit_losses(
     temperature: float = 3.0,
 ) -> dict[str, Float[Tensor, ""]]:
     """Labels and the deepest logits teach the exits: ce * CE + kl * SCE at a temperature (TPAMI 2022 form)."""
+    labels, deep_logits = class_numbers(labels).to(deep_logits.device), widened(deep_logits)
+    exit_logits = [widened(z) for z in exit_logits]
     zero = deep_logits.new_zeros(())
     target = (deep_logits / temperature).softmax(1)
     return {
@@ -72,13 +77,21 @@ class EarlyExit(nn.Module):
     pass.  Serve single images or sort by difficulty to gain most.
     """
 
-    def __init__(self, net: nn.Module, stages: Sequence[Stage], exits: Exits, threshold: float = 0.9):
+    def __init__(
+        self,
+        net: nn.Module,
+        stages: Sequence[Stage],
+        exits: Exits,
+        threshold: float = 0.9,
+        output: Which = None,
+    ):
         super().__init__()
         if threshold <= 0:
             raise ValueError(f"threshold={threshold}; give a probability (above 1 never exits early)")
         if len(stages) != len(exits):
             raise ValueError(f"{len(exits)} exits need as many stages; got {[s.name for s in stages]}")
         self.net, self.exits, self.stages, self.threshold = net, exits, list(stages), threshold
+        self.output = output
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "batch ..."]) -> tuple[Float[Tensor, "batch classes"], int]:
@@ -87,7 +100,7 @@ class EarlyExit(nn.Module):
             for depth, stage in enumerate(self.stages)
         ]
         try:
-            return self.net(images), len(self.exits)
+            return run_net(self.net, images, self.output), len(self.exits)
         except _Sure as sure:
             return sure.logits, sure.depth
         finally:
@@ -96,7 +109,7 @@ class EarlyExit(nn.Module):
 
     def _stop_if_sure(self, depth: int):
         def hook(_module, _inputs, output):
-            feature = as_map(output, self.stages[depth].layout)
+            feature = for_module(self.stages[depth].map(output), self.exits)
             branch, head = self.exits.branches[depth], self.exits.classifiers[depth]
             logits = head(branch(feature).mean((2, 3)))
             if bool((logits.softmax(1).amax(1) >= self.threshold).all()):

@@ -5,11 +5,13 @@ by :func:`triplet_plan` for our loader or made by :class:`TripletDataset` for yo
 pairs are found among the images that an ordinary batch holds, so that no extra image is read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Int
+from shared_core.data.labels import as_labels
 from shared_core.data.sampling import Plan
+from shared_core.ops.targets import class_numbers
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -22,6 +24,7 @@ def triplet_rows(labels: Int[Tensor, " batch"]) -> Triplets:
     Raises:
         ValueError: the batch has another form (its labels do not fit that order).
     """
+    labels = class_numbers(labels)
     a, p, n = labels[0::3], labels[1::3], labels[2::3]
     if len(labels) == 0 or len(labels) % 3 or bool(((a != p) | (a == n)).any()):
         raise ValueError(
@@ -39,7 +42,7 @@ def in_batch_triplets(labels: Int[Tensor, " batch"], count: int, generator: torc
     Anchors differ as long as there are enough images with a partner of each kind, then they repeat with other
     partners.  A batch without a same-class pair, or of one class, gives no triplets.
     """
-    labels = labels.cpu()
+    labels = class_numbers(labels).cpu()
     size = len(labels)
     same = labels[:, None] == labels[None, :]
     other = ~same
@@ -64,7 +67,7 @@ def other_classes(
     return (labels + shift.to(labels.device)) % num_classes
 
 
-def triplet_plan(labels: Int[Tensor, " images"], anchors: int, seed: int) -> Plan:
+def triplet_plan(labels: Tensor | Sequence[int], anchors: int, seed: int) -> Plan:
     """A plan of batches of ``anchors`` triplets: every image is an anchor once an epoch, in random order.
 
     The positive is another image of the anchor's class (the image itself, drawn anew, where it is alone), the
@@ -74,6 +77,7 @@ def triplet_plan(labels: Int[Tensor, " images"], anchors: int, seed: int) -> Pla
     Raises:
         ValueError: fewer images than ``anchors``, or fewer than two classes that hold images.
     """
+    labels = as_labels(labels)
     members = _members(labels)
     if len(labels) < anchors:
         raise ValueError(f"{len(labels)} images are fewer than the {anchors} anchors of one batch")
@@ -95,8 +99,9 @@ def triplet_plan(labels: Int[Tensor, " images"], anchors: int, seed: int) -> Pla
     return plan
 
 
-def class_pair_plan(labels: Int[Tensor, " images"], anchors: int, seed: int) -> Plan:
+def class_pair_plan(labels: Tensor | Sequence[int], anchors: int, seed: int) -> Plan:
     """Batches of ``anchors`` pairs (image, another image of its class), every image first once an epoch."""
+    labels = as_labels(labels)
     members = _members(labels, least=1)
     if len(labels) < anchors:
         raise ValueError(f"{len(labels)} images are fewer than the {anchors} anchors of one batch")
@@ -128,13 +133,16 @@ def last_batch_plan(num_images: int, fresh: int, seed: int) -> Plan:
 class TripletDataset(Dataset):
     """Items of three images and their three labels, for a loader of your own.
 
-    ``labels[i]`` is the class of ``dataset[i][0]``.  Collate with :func:`collate_triplets`.  Random choices
-    come from torch's global generator, so that a DataLoader's workers draw differently.
+    ``labels[i]``, of any integer type, is the class of ``dataset[i][0]``.  Collate with
+    :func:`collate_triplets`.  Random choices come from torch's global generator, so that a DataLoader's workers
+    draw differently.
     """
 
-    def __init__(self, dataset: Dataset, labels: Int[Tensor, " images"]):
-        self.dataset, self.labels = dataset, labels
-        self.members = _members(labels)
+    def __init__(self, dataset: Dataset, labels: Tensor | Sequence[int]):
+        self.dataset, self.labels = dataset, as_labels(labels)
+        if hasattr(dataset, "__len__") and len(dataset) != len(self.labels):
+            raise ValueError(f"there are {len(self.labels)} labels for {len(dataset)} images")
+        self.members = _members(self.labels)
         self.classes = sorted(self.members)
 
     def __len__(self) -> int:
@@ -142,8 +150,8 @@ class TripletDataset(Dataset):
 
     def __getitem__(self, index: int):
         label = int(self.labels[index])
-        others = [c for c in self.classes if c != label]
-        other = others[int(torch.randint(len(others), ()))]
+        place = int(torch.randint(len(self.classes) - 1, ()))
+        other = self.classes[place + (self.classes[place] >= label)]
         same = self.members[label]
         rest = same[same != index] if len(same) > 1 else same
         positive = int(rest[torch.randint(len(rest), ())])

@@ -187,12 +187,12 @@ class LogitRelation(nn.Module):
         other: Int[Tensor, " batch"],
     ) -> Float[Tensor, " batch"]:
         """g(softmax, own prototype) - g(softmax, other prototype) per image, in (-1, 1); lower is better."""
-        softmax = logits.softmax(1)
-        rows = self.prototypes
+        softmax = (logits if logits.dtype == torch.float64 else logits.float()).softmax(1)
+        # Only the rows of this batch: all K x K would cost more than the net where classes are many.
+        rows = self.prototypes[torch.cat([own, other])]
         if self.prototype == "mean":
             rows = rows / rows.sum(1, keepdim=True)
-        rows = rows.to(softmax.dtype)
-        pairs = torch.cat([torch.cat([softmax, rows[own]], 1), torch.cat([softmax, rows[other]], 1)])
+        pairs = torch.cat([softmax.repeat(2, 1), rows.to(softmax.dtype)], 1).to(self.project.weight.dtype)
         value = torch.sigmoid(self.scale(F.relu(self.norm(self.project(pairs))))).squeeze(1)
         return value[: len(logits)] - value[len(logits) :]
 
@@ -200,15 +200,23 @@ class LogitRelation(nn.Module):
     def update(self, logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> None:
         """Take the images of one (global) batch into the prototypes of their classes."""
         softmax = logits.to(self.prototypes.dtype).softmax(1)
-        total = torch.zeros_like(self.prototypes).index_add_(0, labels, softmax)
+        # Sums of the classes of this batch, each in the row of its first image; no other row is touched.
+        same = labels[:, None] == labels[None, :]
+        first = same.to(torch.uint8).argmax(1)
+        total = torch.zeros_like(softmax).index_add_(0, first, softmax)
         if self.prototype == "ema":
-            count = torch.bincount(labels, minlength=len(total)).unsqueeze(1)
-            mean = total / count.clamp_min(1)
-            self.prototypes.copy_(
-                torch.where(count > 0, self.prototypes.lerp(mean, 1 - self.decay), self.prototypes)
-            )
+            mean = total[first] / same.sum(1, keepdim=True)
+            self.prototypes[labels] = self.prototypes[labels].lerp(mean, 1 - self.decay)
         else:
-            self.prototypes.add_(total)
+            self.prototypes.index_add_(0, labels, total)
+
+    def _apply(self, fn, recurse=True):
+        kept = self.prototypes
+        super()._apply(fn, recurse)
+        if self.prototypes.dtype in (torch.float16, torch.bfloat16):
+            # A running sum in half precision stops growing after some hundred images.
+            self.prototypes = kept.to(self.prototypes.device, torch.float32)
+        return self
 
 
 def relation_networks(

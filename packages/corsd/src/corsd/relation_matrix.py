@@ -7,7 +7,6 @@ from torch import Tensor
 
 from corsd.distiller import Distiller
 from corsd.relation import Triplets
-from corsd.stages import as_map
 
 
 @torch.no_grad()
@@ -88,5 +87,5 @@ def _maps(distiller: Distiller, images: Tensor) -> list[Tensor]:
             distiller.net(chunk)
         features = capture.pop()
         for part, stage in zip(parts, distiller.stages, strict=True):
-            part.append(as_map(features[stage.name], stage.layout))
+            part.append(stage.map(features[stage.name]))
     return [torch.cat(part) for part in parts]

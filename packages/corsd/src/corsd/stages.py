@@ -2,134 +2,193 @@
 
 A stage is a named submodule whose output is a map (batch, channels, height, width), channels-last maps
 (batch, height, width, channels), tokens (batch, tokens, channels) or vectors (batch, channels).  Shapes come
-from one dry run, so any ``nn.Module`` will do.
+from dry runs on two image sizes: what changes with the height of the images is the height of a map, so that any
+``nn.Module`` will do, on square and on other images.
 
     >>> from torchvision.models import resnet18
     >>> [stage.name for stage in find_stages(resnet18(), torch.zeros(2, 3, 64, 64))]
     ['layer1', 'layer2', 'layer3', 'layer4']
 """
 
+import contextlib
 import difflib
-import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
+from shared_core.ops.features import plain_module
+from shared_core.ops.snapshot import Snapshot
 from torch import Tensor, nn
 
-Layout = Literal["map", "map_last", "tokens", "vector"]
+from corsd.maps import LAYOUTS, Layout, Reading, as_map, read_layout
 
 
 class Stage(NamedTuple):
-    """A place in the net where relations are read."""
+    """A place in the net where relations are read; see :func:`corsd.maps.as_map` for ``grid`` and ``prefix``."""
 
     name: str
     channels: int
     layout: Layout
     shape: tuple[int, ...]
+    grid: tuple[int, int] | None = None
+    prefix: int = 0
+
+    def map(self, feature: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch channels height width"]:
+        """An output of this stage as a channels-first map."""
+        return as_map(feature, self.layout, self.grid, self.prefix)
 
 
 class _Seen(NamedTuple):
     name: str
     shape: tuple[int, ...]
+    taller: tuple[int, ...] | None
 
 
 def find_stages(
-    net: nn.Module, example: Float[Tensor, "batch ..."], names: Sequence[str] | Literal["auto"] = "auto"
+    net: nn.Module,
+    example: Float[Tensor, "batch ..."],
+    names: Sequence[str] | str = "auto",
+    layout: Layout | Mapping[str, Layout] | None = None,
+    prefix_tokens: int | None = None,
 ) -> list[Stage]:
-    """The stages of ``net``, shallow to deep, with channels and layout read off a dry run on ``example``.
+    """The stages of ``net``, shallow to deep, with channels and layout read off dry runs on ``example``.
 
     "auto" takes, for a net that shrinks its maps, the last module of its trunk at each of the (up to four)
     smallest sizes, and for a net of equal blocks, such as a vision transformer, four blocks at even distances.
 
+    Args:
+        layout: what the dry runs cannot tell, for all stages or by name: "map" (channels first), "map_last",
+            "tokens" or "vector".
+        prefix_tokens: class and register tokens before the patch tokens, where they cannot be counted.
+
     Raises:
-        ValueError: a name is not a submodule (close names are listed), was not called, or gives no tensor.
+        ValueError: a name is not a submodule (close names are listed), was not called, gives no tensor, or has
+            an output whose axes are ambiguous.
     """
-    seen = _dry_run(net, example)
+    net = plain_module(net)
+    _check_wishes(layout, prefix_tokens)
+    if isinstance(net, torch.jit.ScriptModule):
+        raise TypeError(
+            "net is TorchScript, whose submodules do not run in Python: give the nn.Module it was made from"
+        )
+    if prefix_tokens is None and isinstance(getattr(net, "num_prefix_tokens", None), int):
+        prefix_tokens = net.num_prefix_tokens  # pyright: ignore[reportAssignmentType]
+    seen = _dry_runs(net, example)
+    size = (int(example.shape[-2]), int(example.shape[-1])) if example.dim() == 4 else None
+
+    def reading(module: _Seen) -> Reading | str:
+        wish = layout.get(module.name) if isinstance(layout, Mapping) else layout
+        return read_layout(module.shape, module.taller, size, wish, prefix_tokens)
+
     if isinstance(names, str):
         if names != "auto":
             raise ValueError(f'stages={names!r}: give a list of submodule names, or "auto"')
-        names = _choose(net, seen)
-    shapes = {module.name: module.shape for module in seen}
-    known = dict(net.named_modules())
+        names = _choose(net, seen, {module.name: reading(module) for module in seen})
+    found = {module.name: module for module in seen}
+    known = dict(net.named_modules(remove_duplicate=False))
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=5)
             raise ValueError(
                 f"the net has no submodule {name!r}; "
                 + (f"close names: {', '.join(close)}; " if close else "")
-                + f"stages that can be read: {', '.join(_readable(shapes))}"
+                + f"stages that can be read: {', '.join(_readable(found))}"
             )
-        if name not in shapes:
+        if name not in found:
             raise ValueError(
                 f"submodule {name!r} gave no single tensor in a forward pass, so it cannot be a stage; "
-                f"stages that can be read: {', '.join(_readable(shapes))}"
+                f"stages that can be read: {', '.join(_readable(found))}"
             )
+    unknown = sorted(set(layout) - set(names)) if isinstance(layout, Mapping) else []
+    if unknown:
+        raise ValueError(
+            f"layout names {', '.join(unknown)}, which are no stages; they are {', '.join(names)}"
+        )
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"stages={list(names)}: name at least one stage, and none of them twice")
     order = {module.name: position for position, module in enumerate(seen)}
-    return [_stage(name, shapes[name]) for name in sorted(names, key=order.__getitem__)]
+    stages = []
+    for name in sorted(names, key=order.__getitem__):
+        read = reading(found[name])
+        if isinstance(read, str):
+            raise ValueError(
+                f"stage {name!r} has an output of shape {found[name].shape}, and {read}: say what it is by "
+                f"layout= (one of {', '.join(LAYOUTS)}) and prefix_tokens=, or name another submodule"
+            )
+        stages.append(Stage(name, read.channels, read.layout, found[name].shape, read.grid, read.prefix))
+    return stages
 
 
-def as_map(
-    feature: Float[Tensor, "batch ..."], layout: Layout
-) -> Float[Tensor, "batch channels height width"]:
-    """A stage's output as a channels-first map.
+def _check_wishes(layout: Layout | Mapping[str, Layout] | None, prefix_tokens: int | None) -> None:
+    for wish in layout.values() if isinstance(layout, Mapping) else [layout]:
+        if wish is not None and wish not in LAYOUTS:
+            raise ValueError(f"layout={wish!r}; choose one of {', '.join(LAYOUTS)}")
+    if prefix_tokens is not None and (isinstance(prefix_tokens, bool) or prefix_tokens < 0):
+        raise ValueError(f"prefix_tokens={prefix_tokens}; give a number of tokens, from 0 up")
 
-    Tokens become the largest square that they fill; what stands before it (class and register tokens) is
-    averaged and added to every patch, because a transformer keeps its verdict there.
+
+def _dry_runs(net: nn.Module, example: Tensor) -> list[_Seen]:
+    """Every submodule with a single floating-point output, in the order in which they finish.
+
+    The second run sees images of twice the height.  A net that cannot take them ends it early; what ran until
+    then is known all the same.
     """
-    if layout == "map":
-        return feature
-    if layout == "map_last":
-        return feature.permute(0, 3, 1, 2)
-    if layout == "vector":
-        return feature[:, :, None, None]
-    side = math.isqrt(feature.shape[1])
-    prefix = feature.shape[1] - side * side
-    patches = feature[:, prefix:]
-    if prefix:
-        patches = patches + feature[:, :prefix].mean(1, keepdim=True)
-    return patches.transpose(1, 2).unflatten(2, (side, side))
+    shapes = _dry_run(net, example)
+    taller: dict[str, tuple[int, ...]] = {}
+    if example.dim() == 4 and any(len(shape) in (3, 4) for shape in shapes.values()):
+        # Whatever a net of one size says to another size.
+        with contextlib.suppress(Exception):
+            _dry_run(net, torch.cat([example, example], 2), taller)
+    return [_Seen(name, shape, taller.get(name)) for name, shape in shapes.items()]
 
 
-def _dry_run(net: nn.Module, example: Tensor) -> list[_Seen]:
-    """Every submodule with a single floating-point output, in the order in which they finish."""
-    seen: dict[str, _Seen] = {}
+def _dry_run(
+    net: nn.Module, example: Tensor, seen: dict[str, tuple[int, ...]] | None = None
+) -> dict[str, tuple[int, ...]]:
+    seen = {} if seen is None else seen
     hooks = []
 
     def watch(name: str):
         def hook(_module, _inputs, output):
             if isinstance(output, Tensor) and output.is_floating_point() and output.dim() in (2, 3, 4):
                 seen.pop(name, None)
-                seen[name] = _Seen(name, tuple(output.shape))
+                seen[name] = tuple(output.shape)
 
         return hook
 
+    # Flags only, and no call of eval() and train(): some layers act there (LoRA merges its weights).
     modes = {module: module.training for module in net.modules()}
+    before = Snapshot(net)
     try:
-        for name, module in net.named_modules():
+        for name, module in net.named_modules(remove_duplicate=False):
             if name:
                 hooks.append(module.register_forward_hook(watch(name)))
-        net.eval()  # leaves the running statistics of batch norm alone
-        with torch.no_grad():
-            net(example)
+        for module in modes:
+            module.training = False
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # A copy, because a net may work in place on what it is given.
+            net(example.clone())
     finally:
         for hook in hooks:
             hook.remove()
         for module, mode in modes.items():
             module.training = mode
-    return list(seen.values())
+        before.restore()
+    return seen
 
 
-def _choose(net: nn.Module, seen: list[_Seen]) -> list[str]:
+def _choose(net: nn.Module, seen: list[_Seen], readings: Mapping[str, Reading | str]) -> list[str]:
     levels: dict[str, dict[tuple[int, ...], str]] = {}
     for module in seen:
-        layout = _layout(module.shape)
-        size = module.shape[2:] if layout == "map" else module.shape[1:3]
-        if layout not in ("map", "map_last") or _is_pool(net.get_submodule(module.name)):
+        read = readings[module.name]
+        if isinstance(read, str) or read.layout not in ("map", "map_last"):
             continue
+        if _is_pool(net.get_submodule(module.name)):
+            continue
+        size = module.shape[2:] if read.layout == "map" else module.shape[1:3]
         last = levels.setdefault(module.name.rpartition(".")[0], {})
         last.pop(size, None)
         last[size] = module.name
@@ -137,7 +196,7 @@ def _choose(net: nn.Module, seen: list[_Seen]) -> list[str]:
     trunk = max(levels.values(), key=len, default={})
     if len(trunk) > 1:
         return list(trunk.values())[-4:]
-    chain = _longest_chain(seen)
+    chain = _longest_chain([module for module in seen if not isinstance(readings[module.name], str)])
     if len(chain) < 2:
         raise ValueError('no stages found by "auto"; name them: ' + ", ".join(m.name for m in seen))
     wanted = min(4, len(chain))
@@ -156,18 +215,6 @@ def _is_pool(module: nn.Module) -> bool:
     return "pool" in type(module).__name__.lower()
 
 
-def _layout(shape: tuple[int, ...]) -> Layout:
-    if len(shape) == 4:
-        # Square maps tell their layout; where both readings fit, channels come first.
-        return "map_last" if shape[1] == shape[2] != shape[3] else "map"
-    return "tokens" if len(shape) == 3 else "vector"
-
-
-def _stage(name: str, shape: tuple[int, ...]) -> Stage:
-    layout = _layout(shape)
-    return Stage(name, shape[1] if layout in ("map", "vector") else shape[-1], layout, shape)
-
-
-def _readable(shapes: dict[str, tuple[int, ...]]) -> list[str]:
+def _readable(names: Mapping[str, object]) -> list[str]:
     """Names to offer: the shallowest levels of the net first, at most thirty."""
-    return sorted(shapes, key=lambda name: name.count("."))[:30]
+    return sorted(names, key=lambda name: name.count("."))[:30]

@@ -278,7 +278,7 @@ def build_method(config: TrainConfig, net: nn.Module, data: Data, seed: int, ste
     if config.method == "ps_kd":
         return baselines.ProgressiveSelf(net, classes, len(data.labels), steps * config.batch_size)
     if config.method == "dlb":
-        return baselines.LastBatch(net, classes, config.batch_size // config.accumulate // world_size() // 2)
+        return baselines.LastBatch(net, classes, config.batch_size // config.accumulate // 2)
     return baselines.ExitMethod(net, classes, config.method, r.stages, example, r.relation_weight, r.norm)
 
 

@@ -6,7 +6,9 @@ from shared_core.ops.features import FeatureCapture
 from shared_core.ops.freeze import changed, checksums, digest
 from shared_core.ops.gather import all_gather, rank, world_size
 from shared_core.ops.gradients import average_gradients, norm_of
+from shared_core.ops.outputs import pick_logits
 from shared_core.ops.snapshot import Snapshot, take_back
+from shared_core.ops.targets import class_numbers
 
 # The function `freeze` stays in its module: here it would hide the module of that name.
 __all__ = [
@@ -16,10 +18,12 @@ __all__ = [
     "average_gradients",
     "changed",
     "checksums",
+    "class_numbers",
     "digest",
     "entropy",
     "kl_divergence",
     "norm_of",
+    "pick_logits",
     "project",
     "rank",
     "soft_cross_entropy",

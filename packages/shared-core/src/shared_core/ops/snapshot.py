@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 
 class Snapshot:
@@ -39,7 +40,7 @@ class Snapshot:
     def _keep(self, part: nn.Module, path: str, rows: Mapping[str, Tensor]) -> None:
         kept: dict[str, tuple[Tensor | None, Tensor | None]] = {}
         for name, buffer in part._buffers.items():
-            if buffer is None or path + name in rows:
+            if buffer is None or is_lazy(buffer) or path + name in rows:
                 kept[name] = (buffer, None)
             else:
                 kept[name] = (buffer, buffer.detach().clone())

@@ -1,0 +1,115 @@
+"""What the distiller and its controls share: the user's net is run as it is, and nothing of it is changed.
+
+Its parameters keep their types, the caller's images stay as they are when a net works in place, the logits are
+picked out of whatever it returns, and labels of any integer type fit.
+"""
+
+import warnings
+
+import torch
+from jaxtyping import Int
+from shared_core.ops.outputs import Which, pick_logits
+from shared_core.ops.snapshot import Snapshot
+from shared_core.ops.targets import class_numbers
+from torch import Tensor, nn
+
+
+def own_type(net: nn.Module) -> dict[str, torch.device | torch.dtype]:
+    """Device and type for modules of ours beside ``net``: float64 beside float64, else float32.
+
+    In half precision the running sums of prototypes and statistics would stop growing.
+    """
+    found = _first_tensor(net)
+    return {
+        "device": found.device,
+        "dtype": torch.float64 if found.dtype == torch.float64 else torch.float32,
+    }
+
+
+def example_for(net: nn.Module, example: Tensor | None) -> Tensor:
+    """Images for the dry run, at least two, on the net's device and of its type."""
+    images = torch.zeros(2, 3, 64, 64) if example is None else example
+    if images.dim() < 2 or len(images) == 0:
+        raise ValueError(
+            f"example has shape {tuple(images.shape)}; give a batch of images, such as images[:2]"
+        )
+    images = torch.cat([images, images]) if len(images) == 1 else images
+    found = _first_tensor(net)
+    images = images.to(found.device)
+    return images.to(found.dtype) if images.is_floating_point() else images
+
+
+def run_net(net: nn.Module, images: Tensor, output: Which = None) -> Tensor:
+    """The net's logits for a copy of the images, which a net that works in place may change.
+
+    Images of another floating-point type than the whole net's are converted, where the net would refuse them.
+    """
+    return pick_logits(net(_for_net(net, images)), output)
+
+
+def check_first_step(net: nn.Module, example: Tensor, output: Which, num_classes: int) -> None:
+    """Runs what the first step runs, in the net's own mode, and leaves no trace in the net.
+
+    Raises:
+        ValueError: the logits cannot be found or have another width than ``num_classes``.
+    """
+    before = Snapshot(net)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            # What the net warns of here (a checkpoint without gradients), it does not do in a step.
+            warnings.simplefilter("ignore")
+            logits = run_net(net, example, output)
+    finally:
+        before.restore()
+    check_logits(logits, len(example), num_classes)
+
+
+def check_logits(logits: Tensor, count: int, num_classes: int) -> None:
+    """Raises ValueError if these are not logits of ``count`` images over ``num_classes``."""
+    if logits.shape != (count, num_classes):
+        raise ValueError(
+            f"the net gave logits of shape {tuple(logits.shape)} for {count} labels; expected "
+            f"({count}, {num_classes}): is num_classes={num_classes} what the net was built for?"
+        )
+
+
+def labels_for(labels: Tensor, logits: Tensor) -> Int[Tensor, " batch"]:
+    """Labels of any integer type, bool or a list as int64, beside the logits."""
+    return class_numbers(labels).to(logits.device)
+
+
+def check_wrappers(net: nn.Module, what: str) -> None:
+    """Raises TypeError for a net that is inside of DistributedDataParallel or DataParallel already."""
+    if isinstance(net, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        kind = type(net).__name__
+        raise TypeError(
+            f"net is inside of {kind} already, which would leave the modules that {what} adds out: give net.module, "
+            f"and wrap the whole: DistributedDataParallel({what}(net.module, ...))"
+        )
+
+
+def for_module(x: Tensor, module: nn.Module) -> Tensor:
+    """``x`` in the type of a module of ours; under autocast, which converts by itself, as it is."""
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        return x
+    return x.to(next(module.parameters()).dtype)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Half-precision values in float32, where losses are computed; others as they are."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _for_net(net: nn.Module, images: Tensor) -> Tensor:
+    types = {p.dtype for p in net.parameters() if p.is_floating_point()}
+    # Under autocast a net takes all types but float64 by itself.
+    as_they_are = torch.is_autocast_enabled(images.device.type) and images.dtype != torch.float64
+    if images.is_floating_point() and len(types) == 1 and images.dtype not in types and not as_they_are:
+        return images.to(*types)
+    return images.clone()
+
+
+def _first_tensor(net: nn.Module) -> Tensor:
+    """The first parameter of floating point, else the first such buffer, else a number on the CPU."""
+    tensors = [*net.parameters(), *net.buffers()]
+    return next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
