@@ -130,6 +130,7 @@ def test_class_numbers_of_any_integer_type(labels):
             TypeError,
             r"one integer per image; got torch.int64 of shape \(3, 4, 4\)",
         ),
+        (None, TypeError, r"labels must be class indices, one integer per image; got a NoneType"),
         (WHOLE[:2], ValueError, r"there are 2 labels for 3 images"),
     ],
 )

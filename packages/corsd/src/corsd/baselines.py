@@ -269,7 +269,10 @@ class ProgressiveSelf(nn.Module):
         if index is None:
             raise ValueError("PS-KD needs index, the place of every image in the training set")
         logits = run_net(self.net, images, self.output)
-        labels, index = labels_for(labels, logits), class_numbers(index, len(images)).to(self.past.device)
+        labels, index = (
+            labels_for(labels, logits),
+            class_numbers(index, len(images), "index").to(self.past.device),
+        )
         check_labels(labels, logits, self.num_classes)
         epoch, epochs = int(self.seen) // self.num_images, max(self.total_images // self.num_images, 1)
         alpha = self.last_alpha * min(epoch / epochs, 1.0)
@@ -313,7 +316,10 @@ class LastBatch(nn.Module):
                 f"{len(self.last)} images over all processes; got {len(labels)} on each of {world_size()}"
             )
         logits = run_net(self.net, images, self.output)
-        labels, index = labels_for(labels, logits), class_numbers(index, len(images)).to(self.last.device)
+        labels, index = (
+            labels_for(labels, logits),
+            class_numbers(index, len(images), "index").to(self.last.device),
+        )
         check_labels(labels, logits, self.num_classes)
         new, again = index[0::2], index[1::2]
         parts = {"ce": F.cross_entropy(widened(logits), labels)}

@@ -29,6 +29,7 @@ class Exits(nn.Module):
 
     def __init__(self, channels: Sequence[int], deepest: int, num_classes: int, norm: Norm = "batch"):
         super().__init__()
+        self.channels = list(channels)
         self.branches = nn.ModuleList(
             nn.Sequential(*_branch(c, deepest, len(channels) - depth, norm))
             for depth, c in enumerate(channels)
@@ -39,10 +40,21 @@ class Exits(nn.Module):
         return len(self.branches)
 
     def features(self, maps: Sequence[Float[Tensor, "batch _ _ _"]]) -> list[Float[Tensor, "batch deepest"]]:
+        _check_maps(maps, self.channels)
         return [branch(m).mean((2, 3)) for branch, m in zip(self.branches, maps, strict=True)]
 
     def forward(self, maps: Sequence[Float[Tensor, "batch _ _ _"]]) -> list[Float[Tensor, "batch classes"]]:
         return [head(f) for head, f in zip(self.classifiers, self.features(maps), strict=True)]
+
+
+def _check_maps(maps: Sequence[Tensor], channels: Sequence[int]) -> None:
+    shapes = [tuple(m.shape) for m in maps]
+    fitting = len(maps) == len(channels)
+    if not fitting or any(len(s) != 4 or s[1] != c for s, c in zip(shapes, channels, strict=True)):
+        raise ValueError(
+            f"exits were made for maps (batch, channels, height, width) of {list(channels)} channels, shallow to "
+            f"deep; got shapes {shapes}"
+        )
 
 
 def _branch(channels: int, deepest: int, blocks: int, norm: Norm) -> list[nn.Module]:

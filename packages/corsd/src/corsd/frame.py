@@ -29,6 +29,8 @@ def own_type(net: nn.Module) -> dict[str, torch.device | torch.dtype]:
 def example_for(net: nn.Module, example: Tensor | None) -> Tensor:
     """Images for the dry run, at least two, on the net's device and of its type."""
     images = torch.zeros(2, 3, 64, 64) if example is None else example
+    if not isinstance(images, Tensor):
+        raise TypeError(f"example must be a tensor of images (batch, ...); got a {type(images).__name__}")
     if images.dim() < 2 or len(images) == 0:
         raise ValueError(
             f"example has shape {tuple(images.shape)}; give a batch of images, such as images[:2]"
@@ -44,6 +46,8 @@ def run_net(net: nn.Module, images: Tensor, output: Which = None) -> Tensor:
 
     Images of another floating-point type than the whole net's are converted, where the net would refuse them.
     """
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a tensor (batch, ...); got a {type(images).__name__}")
     return pick_logits(net(_for_net(net, images)), output)
 
 

@@ -79,6 +79,7 @@ def triplet_plan(labels: Tensor | Sequence[int], anchors: int, seed: int) -> Pla
     """
     labels = as_labels(labels)
     members = _members(labels)
+    _check_anchors(anchors)
     if len(labels) < anchors:
         raise ValueError(f"{len(labels)} images are fewer than the {anchors} anchors of one batch")
     classes = torch.tensor(sorted(members))
@@ -103,6 +104,7 @@ def class_pair_plan(labels: Tensor | Sequence[int], anchors: int, seed: int) -> 
     """Batches of ``anchors`` pairs (image, another image of its class), every image first once an epoch."""
     labels = as_labels(labels)
     members = _members(labels, least=1)
+    _check_anchors(anchors)
     if len(labels) < anchors:
         raise ValueError(f"{len(labels)} images are fewer than the {anchors} anchors of one batch")
 
@@ -162,6 +164,11 @@ class TripletDataset(Dataset):
 
 def collate_triplets(items: list) -> tuple[Tensor, Int[Tensor, " batch"]]:
     """Items of :class:`TripletDataset` as one batch in the order anchor, positive, negative, anchor, ..."""
+    shapes = {tuple(image.shape) for item, _ in items for image in item}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"images of one batch must have one shape; got {', '.join(map(str, sorted(shapes)))}"
+        )
     images = torch.stack([image for item, _ in items for image in item])
     return images, torch.tensor([label for _, item in items for label in item])
 
@@ -201,6 +208,11 @@ def _choose(classes: Tensor, members: dict[int, Tensor], generator) -> Tensor:
         rows = rows_of.get(c, classes[:0])
         chosen[rows] = images[torch.randint(len(images), (len(rows),), generator=generator)]
     return chosen
+
+
+def _check_anchors(anchors: int) -> None:
+    if anchors < 1:
+        raise ValueError(f"anchors={anchors}; a batch has at least one")
 
 
 def _generator(seed: int, epoch: int) -> torch.Generator:

@@ -20,9 +20,11 @@ def project(
     near to the ball as the box allows.  NaN stays NaN.  The gradient in `x` is 1 inside and on the bounds,
     0 where a bound cuts.
 
-    Raises ValueError if epsilon is negative or low is above high anywhere, or if one is NaN.  Compiled and
-    exported code leaves that check out.
+    Raises ValueError if x and center differ in shape, if epsilon is negative or low is above high anywhere, or if
+    one is NaN.  Compiled and exported code leaves the check of values out.
     """
+    if x.shape != center.shape:
+        raise ValueError(f"x has shape {tuple(x.shape)} and center {tuple(center.shape)}; they must be equal")
     epsilon, low, high = (v.to(center) if isinstance(v, Tensor) else v for v in (epsilon, low, high))
     if not torch.compiler.is_compiling():
         _check(epsilon, low, high)

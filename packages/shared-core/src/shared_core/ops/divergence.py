@@ -23,7 +23,7 @@ def kl_divergence(
     the caller's.  Logits must be finite; values up to 1e4 in size are safe.  A value may be below zero by
     rounding.
 
-    Raises ValueError if the shapes differ or the temperature is not positive.
+    Raises ValueError if the shapes differ or the temperature is not positive, TypeError for integers.
     """
     _same_shape("teacher_logits", teacher_logits, "student_logits", student_logits)
     if not temperature > 0:
@@ -51,6 +51,7 @@ def soft_cross_entropy(
 
 def entropy(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, " batch"]:
     """Entropy of softmax(logits) of each row, in nats: 0 for a sure row, log(classes) for a uniform one."""
+    _check_logits("logits", logits)
     with _full_precision(logits):
         log_probability = _widen(logits).log_softmax(dim=-1)
         return -(log_probability.exp() * log_probability).sum(dim=-1)
@@ -64,7 +65,19 @@ def _widen(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def _check_logits(name: str, x: Tensor) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(
+            f"{name} must be a tensor of floating-point numbers of shape (batch, classes); got "
+            + (f"{x.dtype}" if isinstance(x, Tensor) else f"a {type(x).__name__}")
+        )
+    if x.dim() != 2:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; it must be (batch, classes)")
+
+
 def _same_shape(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    _check_logits(name, x)
+    _check_logits(other_name, other)
     if x.shape != other.shape:
         raise ValueError(
             f"{name} has shape {tuple(x.shape)} and {other_name} has shape {tuple(other.shape)}; "

@@ -13,8 +13,12 @@ def average_gradients(module: nn.Module) -> Float[Tensor, ""]:
 
     In place of DistributedDataParallel, which wants one forward pass before each backward pass: nets that play against
     each other have several.  Every process must have gradients for the same parameters.
+
+    Raises ValueError if there is no gradient at all.
     """
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    if not gradients:
+        raise ValueError("no parameter of the module has a gradient: call backward() before")
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     if world_size() > 1:
         dist.all_reduce(flat)

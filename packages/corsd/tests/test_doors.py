@@ -1,0 +1,110 @@
+"""The public doors name wrong shapes and types in one sentence, also for users without shape checks."""
+
+import pytest
+import torch
+from corsd import Distiller, EarlyExit, Exits, TripletDataset, collate_triplets, find_stages, triplet_plan
+from corsd.baselines import ClassWise, ProgressiveSelf
+from corsd.nets import small_resnet
+from shared_core.ops import all_gather, average_gradients, entropy, kl_divergence, project, soft_cross_entropy
+from torch import nn
+
+pytestmark = pytest.mark.usefixtures("as_a_user")
+Z, LABELS = torch.rand(4, 3), torch.tensor([0, 0, 1, 1])
+EXAMPLE = torch.zeros(2, 3, 16, 16)
+
+
+def net():
+    return small_resnet([1, 1, 1, 1], 8, 4)
+
+
+def distiller():
+    return Distiller(net(), num_classes=4, example=EXAMPLE)
+
+
+CASES = {
+    "distiller: images": (lambda: distiller()([1, 2], LABELS), TypeError, "images must be a tensor"),
+    "distiller: too few labels": (
+        lambda: distiller()(torch.rand(3, 3, 16, 16), LABELS),
+        ValueError,
+        r"logits of shape \(3, 4\) for 4 labels",
+    ),
+    "distiller: example": (
+        lambda: Distiller(net(), num_classes=4, example=[1]),
+        TypeError,
+        "example must be a tensor",
+    ),
+    "distiller: no example": (
+        lambda: Distiller(net(), num_classes=4, example=EXAMPLE[:0]),
+        ValueError,
+        r"example has shape \(0, 3, 16, 16\); give a batch",
+    ),
+    "exits: number": (
+        lambda: Exits([4, 8], 16, 3)([torch.zeros(1, 4, 4, 4)]),
+        ValueError,
+        r"of \[4, 8\] channels, shallow to deep; got shapes",
+    ),
+    "exits: channels": (
+        lambda: Exits([4], 16, 3)([torch.zeros(1, 5, 4, 4)]),
+        ValueError,
+        r"got shapes \[\(1, 5, 4, 4\)\]",
+    ),
+    "exits: maps": (lambda: Exits([4], 16, 3)([torch.zeros(1, 4)]), ValueError, "made for maps"),
+    "early exit": (
+        lambda: EarlyExit(net(), find_stages(net(), EXAMPLE)[:-1], Exits([8, 16, 32], 64, 4))([1]),
+        TypeError,
+        "images must be a tensor",
+    ),
+    "triplet plan: anchors": (lambda: triplet_plan(LABELS, 0, 0), ValueError, "anchors=0; a batch has"),
+    "triplet plan: one-hot": (
+        lambda: triplet_plan(torch.eye(4), 1, 0),
+        ValueError,
+        r"labels.argmax\(1\)",
+    ),
+    "triplet data set": (
+        lambda: TripletDataset([(0, 0)] * 3, LABELS),
+        ValueError,
+        "there are 4 labels for 3 images",
+    ),
+    "collate": (
+        lambda: collate_triplets([([torch.zeros(3, 4, 4), torch.zeros(3, 5, 5)], [0, 1])]),
+        ValueError,
+        "images of one batch must have one shape",
+    ),
+    "cs_kd": (
+        lambda: ClassWise(net(), 4)(torch.rand(6, 3, 16, 16), LABELS),
+        ValueError,
+        "there are 4 labels for 6 images",
+    ),
+    "ps_kd": (
+        lambda: ProgressiveSelf(net(), 4, 9, 9)(torch.rand(4, 3, 16, 16), LABELS, torch.arange(3)),
+        ValueError,
+        "there are 3 index for 4 images",
+    ),
+    "entropy": (lambda: entropy(Z[0]), ValueError, r"logits has shape \(3,\); it must be \(batch, classes\)"),
+    "entropy: integers": (
+        lambda: entropy(LABELS[None]),
+        TypeError,
+        "floating-point numbers .*got torch.int64",
+    ),
+    "kl": (lambda: kl_divergence(Z, Z.tolist()), TypeError, "teacher_logits must be a tensor .*got a list"),
+    "kl: three axes": (lambda: kl_divergence(Z[None], Z[None]), ValueError, r"has shape \(1, 4, 3\)"),
+    "soft": (lambda: soft_cross_entropy(Z, Z[:, :1]), ValueError, r"\(4, 1\) and logits has shape \(4, 3\)"),
+    "soft: labels": (lambda: soft_cross_entropy(Z, LABELS), TypeError, "target must be a tensor of floating"),
+    "project": (
+        lambda: project(Z, Z[:1], 0.1, 0, 1),
+        ValueError,
+        r"x has shape \(4, 3\) and center \(1, 3\)",
+    ),
+    "gradients": (lambda: average_gradients(nn.Linear(1, 1)), ValueError, "no parameter .* has a gradient"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_wrong_tensors_are_named(case):
+    call, error, message = CASES[case]
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_one_process_gathers_anything():
+    assert all_gather(Z) is Z
