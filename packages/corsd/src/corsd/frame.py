@@ -5,6 +5,7 @@ picked out of whatever it returns, and labels of any integer type fit.
 """
 
 import warnings
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -14,7 +15,7 @@ from shared_core.ops.targets import class_numbers
 from torch import Tensor, nn
 
 
-def own_type(net: nn.Module) -> dict[str, torch.device | torch.dtype]:
+def own_type(net: nn.Module) -> dict[str, Any]:
     """Device and type for modules of ours beside ``net``: float64 beside float64, else float32.
 
     In half precision the running sums of prototypes and statistics would stop growing.
@@ -109,7 +110,7 @@ def _for_net(net: nn.Module, images: Tensor) -> Tensor:
     # Under autocast a net takes all types but float64 by itself.
     as_they_are = torch.is_autocast_enabled(images.device.type) and images.dtype != torch.float64
     if images.is_floating_point() and len(types) == 1 and images.dtype not in types and not as_they_are:
-        return images.to(*types)
+        return images.to(next(iter(types)))
     return images.clone()
 
 

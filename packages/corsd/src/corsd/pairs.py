@@ -5,7 +5,7 @@ by :func:`triplet_plan` for our loader or made by :class:`TripletDataset` for yo
 pairs are found among the images that an ordinary batch holds, so that no extra image is read.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 
 import torch
 from jaxtyping import Int
@@ -142,7 +142,7 @@ class TripletDataset(Dataset):
 
     def __init__(self, dataset: Dataset, labels: Tensor | Sequence[int]):
         self.dataset, self.labels = dataset, as_labels(labels)
-        if hasattr(dataset, "__len__") and len(dataset) != len(self.labels):
+        if isinstance(dataset, Sized) and len(dataset) != len(self.labels):
             raise ValueError(f"there are {len(self.labels)} labels for {len(dataset)} images")
         self.members = _members(self.labels)
         self.classes = sorted(self.members)

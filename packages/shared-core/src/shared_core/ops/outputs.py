@@ -67,7 +67,7 @@ def named_parts(output: Any) -> dict[str | int, Any]:
         found = {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
     elif isinstance(output, tuple) and hasattr(output, "_fields"):
         names: tuple[str, ...] = output._fields  # pyright: ignore[reportAttributeAccessIssue]
-        found = dict(zip(names, output, strict=True))
+        found = {**dict(zip(names, output, strict=True))}
     elif isinstance(output, tuple | list):
         found = dict(enumerate(output))
     else:
