@@ -102,7 +102,7 @@ class Empty(IterableDataset):
         ([torch.rand(2, 1, 8, 8) * 255], "target images run from .* outside of the value range"),
         ([torch.full((2, 1, 8, 8), float("nan"))], "target images hold values that are not finite"),
         ([torch.zeros(2, 1, 8, 8, dtype=torch.int64)], "target images are torch.int64"),
-        ([{"image": 1}], "starts with a dict"),
+        ([{"image": 1}], "starts with a int"),
     ],
 )
 def test_data_that_do_not_fit_are_named(as_a_user, given, message):

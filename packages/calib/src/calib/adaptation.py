@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from shared_core.ops.freeze import checksums, digest
 from shared_core.ops.gather import rank, world_size
 from shared_core.run import checkpoint
@@ -26,19 +25,17 @@ from shared_core.run.guard import FiniteGuard
 from shared_core.run.metrics import MetricsLog, cut_back
 from shared_core.run.processes import join
 from shared_core.run.stop import StopFlag
-from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from calib.attachment import CalibratedClassifier, drifting, probe
+from calib.attachment import CalibratedClassifier, drifting
 from calib.calibrator import EPSILON_UNIT
 from calib.critics import Patch, draw_patch
 from calib.domains import Domain, check_ranges
-from calib.features import Features
 from calib.feed import Feed
 from calib.neighbours import Neighbours
 from calib.players import Players
-from calib.refusals import check_arguments, check_released
+from calib.refusals import accepted, check_arguments, check_released, try_out
 from calib.selection import Selection
 from calib.step import Batch, Critics, Weights, default_critics
 from calib.survey import Survey, draw
@@ -150,7 +147,7 @@ def adapt(
         SystemExit: 130 or 143, after saving, when the process was told to stop and `out` is given.
     """
     weights = weights or Weights()
-    released = compat == "released"
+    released, careful = compat == "released", on_nonfinite == "skip"
     if neighbours is not None and neighbours.count == 0:
         neighbours = None
     check_arguments(compat, selection, schedule, precision, steps, batch_size, accumulate, world_size())
@@ -169,7 +166,9 @@ def adapt(
     if neighbours is not None:
         target = draw(target, neighbours.images, seed)
     domains = [
-        Domain(name, given, calibrator, batch_size // accumulate, seed, rank(), world_size(), workers)
+        Domain(
+            name, given, calibrator, batch_size // accumulate, seed, rank(), world_size(), workers, careful
+        )
         for name, given in (("source", source), ("target", target))
     ]
     samples = [domain.some(validation_images) for domain in domains]
@@ -181,7 +180,7 @@ def adapt(
     if wanted or weights.name_classes():
         features = model.features(feature, feature_stride)
     outputs = model.settle(samples[0].pixels[:64].to(on))
-    example = _try(model, features, weights, samples[0].pixels[:2].to(on))
+    example = try_out(model, features, weights, samples[0].pixels[:2].to(on))
 
     with ExitStack() as open_things:
         # First values depend on the seed alone, and the caller's random state stays as it was.
@@ -282,11 +281,16 @@ def adapt(
             started = time.perf_counter()
             if survey is not None and step % survey.how.every == 0:
                 survey.ask(step)
-            rounds = []
+            judge = partial(accepted, guard, accelerator, step + 1)
+            rounds: list[tuple[Batch, Patch | None]] = []
             for turn in range(step * accumulate, (step + 1) * accumulate):
-                part = feed.next_batch(turn)
+                # Checked at the door already, unless bad batches are to be passed over.
+                part = feed.next_batch(turn, judge) if careful else feed.next_batch(turn)
+                if part is None:
+                    feed.pass_over((step + 1) * accumulate - turn - 1)
+                    break
                 rounds.append((part, drawn(part, turn)))
-            parts = players.play(rounds, partial(_accepted, guard, accelerator, step + 1))
+            parts = players.play(rounds, judge, careful) if len(rounds) == accumulate else {}
             step += 1
             bar.update()
 
@@ -328,22 +332,3 @@ def adapt(
         accelerator.wait_for_everyone()
         accelerator.free_memory()
     return report
-
-
-def _try(
-    model: CalibratedClassifier, features: Features | None, weights: Weights, images: Tensor
-) -> Tensor | None:
-    """The features of two images, None without.  Raises ValueError where the classifier cannot be used as asked."""
-    found = probe(model, features, images) if features else None
-    if weights.name_classes() and model.ask(images).dim() != 2:
-        raise ValueError(
-            "weights.views and weights.hold name one class an image, and this classifier answers per pixel: give 0"
-        )
-    return found
-
-
-def _accepted(guard: FiniteGuard, accelerator: Accelerator, step: int, parts: dict[str, Tensor]) -> bool:
-    # A loss scaler lets gradients overflow on purpose now and then, and leaves out such a step by itself.
-    if accelerator.scaler is not None and "gradient_norm" in parts:
-        return True
-    return guard.accepts(parts, step)

@@ -114,11 +114,13 @@ class Calibrator(nn.Module):
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
         """delta(x) in the images' own unit, at most epsilon times the value range in size; before the box."""
-        span = self.high - self.low
         wide = images.to(torch.promote_types(images.dtype, torch.float32))
+        span = self.high.to(wide.dtype) - self.low.to(wide.dtype)
         # In place on what is new here: a large share of a small net's time goes into fresh memory.
         centred = (wide - self.low).mul_(2).div_(span).sub_(1)
-        raw = torch.tanh(self._raw(centred))
+        # The body computes in its own type, or autocast's; what bounds its result is as wide as the images.
+        own = next(self.body.parameters()).dtype
+        raw = torch.tanh(self._raw(centred.to(own)).to(wide.dtype))
         # Weights that overflow leave no number; such a pixel is not corrected.
         raw = raw.nan_to_num(nan=0.0)
         # A hair less than epsilon, since it, the span and their product are rounded, each perhaps upward.
@@ -156,7 +158,7 @@ class Calibrator(nn.Module):
             return images
         else:
             delta = self.correction(images) if alpha >= 1 else alpha * self.correction(images)
-        moved = images + delta.to(images.dtype)
+        moved = _within(images, delta, self.epsilon * (self.high.float() - self.low.float()))
         low, high = self.low.to(images.dtype), self.high.to(images.dtype)
         if moved.requires_grad or graph:
             # Not clamp: it halves the gradient of a pixel that lies on the bound, as black and white ones do.
@@ -219,6 +221,10 @@ class Calibrator(nn.Module):
         return self.body(padded)[..., :height, :width]
 
     def _check(self, images: Tensor, alpha: float | Tensor) -> None:
+        if not isinstance(images, Tensor):
+            raise TypeError(
+                f"images are a {type(images).__name__}; give a tensor of (batch, channels, height, width)"
+            )
         if images.dim() != 4 or images.shape[1] != self.channels or min(images.shape[-2:]) < MIN_SIZE:
             raise ValueError(
                 f"images have shape {tuple(images.shape)}; this calibrator takes (batch, {self.channels}, height, "
@@ -232,10 +238,13 @@ class Calibrator(nn.Module):
                 raise ValueError(f"alpha is {alpha.tolist()}; each must be from 0 (off) to 1")
         elif not 0 <= alpha <= 1:
             raise ValueError(f"alpha is {alpha}; it must be from 0 (off) to 1")
-        low, high = self.low.to(images.dtype), self.high.to(images.dtype)
         if not images.numel():
             return
-        smallest, largest = images.detach().aminmax()
+        # In the coarser type of the two: the ends of the range and the images were rounded to their own.
+        coarse = min(images.dtype, self.low.dtype, key=lambda dtype: -torch.finfo(dtype).eps)
+        images = images.detach().to(coarse)
+        low, high = self.low.to(coarse), self.high.to(coarse)
+        smallest, largest = images.aminmax()
         if bool((low.max() <= smallest) & (largest <= high.min())):
             return
         # Not a number compares as False, or a channel has a range of its own.
@@ -268,3 +277,14 @@ def value_range_of(mean: Sequence[float], std: Sequence[float]) -> ValueRange:
     low = [(-1e-6 - m) / s for m, s in zip(mean, std, strict=True)]
     high = [(1 + 1e-6 - m) / s for m, s in zip(mean, std, strict=True)]
     return low, high
+
+
+def _within(images: Tensor, delta: Tensor, most: Tensor) -> Tensor:
+    """images + delta in the images' type; in 16 bits rounding must not carry a value further than `most`."""
+    moved = (images + delta).to(images.dtype)
+    if images.dtype.itemsize > 2:
+        return moved
+    far = (moved.float() - images.float()).abs() > most
+    step = torch.finfo(images.dtype).eps * torch.maximum(moved.float().abs(), images.float().abs())
+    nearer = delta.float().sign() * (delta.float().abs() - step).clamp(min=0)
+    return torch.where(far, (images.float() + nearer).to(images.dtype), moved)

@@ -69,7 +69,7 @@ class PixelCritic(nn.Module):
             for row, column in patch.corners.tolist()
         ]
         pixels = torch.cat(cut).flatten(2)[:, :, patch.order.to(images.device)]
-        return self.net(pixels.flatten(1))
+        return self.net(_like(self.net, pixels.flatten(1)))
 
 
 class FeatureCritic(nn.Module):
@@ -88,7 +88,7 @@ class FeatureCritic(nn.Module):
 
     def forward(self, features: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch 4"]:
         """Group logits, one row per image; features of more dimensions are flattened."""
-        return self.net(features.flatten(1))
+        return self.net(_like(self.net, features.flatten(1)))
 
 
 class PixelwiseFeatureCritic(nn.Module):
@@ -110,4 +110,9 @@ class PixelwiseFeatureCritic(nn.Module):
         self, scores: Float[Tensor, "batch classes height width"]
     ) -> Float[Tensor, "batch 4 height width"]:
         """Group logits of every pixel."""
-        return self.net(scores)
+        return self.net(_like(self.net, scores))
+
+
+def _like(net: nn.Module, x: Tensor) -> Tensor:
+    """In the type of the net, which is its own: images may come in another."""
+    return x.to(next(net.parameters()).dtype)

@@ -4,9 +4,10 @@ A map-style data set is read in an order that is a pure function of (seed, step)
 images bit for bit.  Any other iterable of batches (a DataLoader) is read as it comes, over and over again.
 """
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from shared_core.data.augment import to_float
@@ -14,7 +15,7 @@ from shared_core.data.loader import KeyedDataset, make_loader, test_loader
 from shared_core.data.sampling import Batches, shuffled_plan
 from shared_core.ops.host import read_back
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Subset
+from torch.utils.data import Dataset, DistributedSampler, IterableDataset, Subset
 
 from calib.calibrator import Calibrator
 
@@ -32,22 +33,45 @@ class Images(NamedTuple):
     labels: Tensor | None
 
 
-class Bare(Dataset):
-    """Items that are images, or tuples of an image alone, as (image, -1)."""
+class Pairs(Dataset):
+    """Items of any form as (image, label); the label is -1 where there is none."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, labelled: bool) -> None:
+        self.dataset, self.labelled = dataset, labelled
 
     def __len__(self) -> int:
         return len(cast(Sized, self.dataset))
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        item = cast(Any, self.dataset)[index]
-        return (item[0] if isinstance(item, list | tuple) else item), -1
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        image, *rest = fields(cast(Any, self.dataset)[index])
+        return image, (rest[0] if self.labelled else -1)
+
+
+IMAGE_NAMES = ("image", "images", "pixel_values", "img", "pixels", "x")
+LABEL_NAMES = ("label", "labels", "target", "mask", "y")
+
+
+def fields(item: Any) -> tuple[Any, ...]:
+    """(image, label, ...) of an item or a batch that is an image, a list, a tuple or a dict with usual names.
+
+    Raises ValueError for a dict without any of IMAGE_NAMES.
+    """
+    if isinstance(item, Mapping):
+        names = [name for name in IMAGE_NAMES if name in item]
+        if not names:
+            raise ValueError(
+                f"items are dicts of {', '.join(map(str, item))}: name the images one of {', '.join(IMAGE_NAMES)}"
+            )
+        labels = [item[name] for name in LABEL_NAMES if name in item]
+        return (item[names[0]], *labels[:1])
+    return tuple(item) if isinstance(item, list | tuple) else (item,)
 
 
 class Domain:
     """One domain.  `next_batch` gives the next images, `some` a fixed sample to validate on.
+
+    A `lenient` one lets values that are not finite pass in `next_batch`, whose caller judges the batch, and leaves such
+    images out of the sample.
 
     Raises:
         TypeError: neither a map-style data set nor an iterable of batches.
@@ -64,9 +88,12 @@ class Domain:
         rank: int = 0,
         world: int = 1,
         workers: int = 0,
+        lenient: bool = False,
     ) -> None:
         self.name, self.given, self.calibrator, self.seed = name, given, calibrator, seed
+        self.lenient = lenient
         self.dataset: Dataset | None = None
+        self.labelled, self._share = True, (0, 1)
         if isinstance(given, Dataset) and not isinstance(given, IterableDataset):
             self.dataset = given
             self.size = len(cast(Sized, given))
@@ -77,11 +104,25 @@ class Domain:
             if batch == 0:
                 raise ValueError(f"the {name} domain has {self.size} images, fewer than {world} processes")
             self.batches = Batches(shuffled_plan(self.size, batch, seed), rank, world)
-            self.dataset = given if _has_labels(given) else Bare(given)
+            first = cast(Any, given)[0]
+            form = fields(first)
+            if not form or not isinstance(form[0], Tensor):
+                kind = type(form[0]).__name__ if form else "nothing"
+                raise ValueError(
+                    f"an item of the {name} domain starts with a {kind}; it must be an image as a tensor "
+                    "(channels, height, width), alone, or before its label: transform it in the data set"
+                )
+            self.labelled = len(form) > 1 and _is_label(form[1])
+            if not (isinstance(first, list | tuple) and len(form) == 2 and self.labelled):
+                self.dataset = Pairs(given, self.labelled)
             keyed = KeyedDataset(self.dataset, seed, with_index=True)
             self._source: Iterable[Any] = make_loader(keyed, self.batches, workers)
-        elif isinstance(given, Iterable) and not isinstance(given, Tensor):
-            self._source = given
+        elif isinstance(given, Iterable) and not isinstance(given, Tensor | str | Mapping):
+            # What gives its batches once only keeps those that are looked at, for the steps.
+            self._source = _Once(name, given) if isinstance(given, Iterator) else given
+            # A sampler for several processes has shared out already; else each takes its rows of every batch.
+            shared_out = isinstance(getattr(given, "sampler", None), DistributedSampler)
+            self._share = (0, 1) if shared_out else (rank, world)
         else:
             raise TypeError(
                 f"{name} is a {type(given).__name__}; give a Dataset, or an iterable of batches such as a DataLoader"
@@ -101,9 +142,25 @@ class Domain:
                 self._stream = iter(self._source)
             found = next(self._stream, None)
             if found is not None:
-                return self._images(found, device)
+                return self._own(self._images(found, device))
             self._stream = None
         raise ValueError(f"the {self.name} domain holds no images")
+
+    def _own(self, images: Images) -> Images:
+        """This process's rows of a loader's batch."""
+        part, parts = self._share
+        if parts == 1 or self.dataset is not None:
+            return images
+        rows = len(images.pixels) // parts
+        if rows == 0:
+            raise ValueError(
+                f"a batch of the {self.name} domain has {len(images.pixels)} images for {parts} processes: give larger "
+                "batches, or a DataLoader with a DistributedSampler"
+            )
+        mine = slice(part * rows, (part + 1) * rows)
+        return images._replace(
+            pixels=images.pixels[mine], labels=None if images.labels is None else images.labels[mine]
+        )
 
     def some(self, count: int) -> Images:
         """A fixed sample of up to `count` images on the CPU: drawn once per seed, or a loader's first ones.
@@ -115,11 +172,11 @@ class Domain:
             sample = Subset(self.dataset, order[:count].tolist())
             batches: Iterable[Any] = test_loader(cast(Dataset, sample), 500)
         else:
-            batches = self._source
+            batches = self._source.peek() if isinstance(self._source, _Once) else self._source
         parts: list[Images] = []
         for batch in batches:
-            parts.append(self._images(batch, torch.device("cpu")))
-            count = min(count, max(1, SAMPLE_NUMBERS // parts[0].pixels[0].numel()))
+            parts.append(_finite(self._images(batch, torch.device("cpu"))))
+            count = min(count, max(1, SAMPLE_NUMBERS // parts[0].pixels.shape[1:].numel()))
             if sum(len(part.pixels) for part in parts) >= count:
                 break
         if not parts:
@@ -135,28 +192,68 @@ class Domain:
         """Every image of a data set once, in its own order, on the CPU."""
         assert self.dataset is not None
         for batch in test_loader(self.dataset, batch_size):
-            yield self._images(batch, torch.device("cpu")).pixels
+            yield self._images(batch, torch.device("cpu")).pixels.nan_to_num(
+                *3 * [float(self.calibrator.low.max())]
+            )
 
     def _images(self, batch: Any, device: torch.device) -> Images:
-        pixels, *rest = batch if isinstance(batch, list | tuple) else (batch,)
+        pixels, *rest = fields(batch)
         if not isinstance(pixels, Tensor):
             raise ValueError(
                 f"a batch of the {self.name} domain starts with a {type(pixels).__name__}; "
                 "it must be images, or (images, labels, ...)"
             )
-        bare = isinstance(self.dataset, Bare)
-        labels = rest[0] if rest and isinstance(rest[0], Tensor) and not bare else None
+        labels = rest[0] if rest and isinstance(rest[0], Tensor) and self.labelled else None
         places = rest[1] if self.dataset is not None and len(rest) > 1 else None
         # Bytes are in range once they are spread over it; floats are looked at where they come from.
         if pixels.dtype != torch.uint8 or pixels.dim() != 4 or pixels.shape[1] != self.calibrator.channels:
-            check_images(self.name, in_range(pixels, self.calibrator), self.calibrator)
+            fine = in_range(pixels, self.calibrator)
+            if self.lenient and fine.is_floating_point() and fine.dim() == 4:
+                fine = torch.where(fine.isfinite(), fine, self.calibrator.low.max().to(fine))
+            check_images(self.name, fine, self.calibrator)
         pixels = in_range(pixels.to(device, non_blocking=True), self.calibrator)
         return Images(pixels, places, labels)
 
 
-def _has_labels(dataset: Dataset) -> bool:
-    item = cast(Any, dataset)[0]
-    return isinstance(item, list | tuple) and len(item) > 1
+def _is_label(value: Any) -> bool:
+    return not isinstance(value, str | bytes | Mapping) and (
+        isinstance(value, int | float | np.generic | Tensor | np.ndarray)
+    )
+
+
+def _finite(images: Images) -> Images:
+    """Without the images that hold a value that is not finite."""
+    fine = images.pixels.flatten(1).isfinite().all(1)
+    if bool(fine.all()):
+        return images
+    labels = None if images.labels is None else images.labels[fine]
+    return images._replace(pixels=images.pixels[fine], labels=labels)
+
+
+class _Once:
+    """Batches that come once: those that `peek` looked at are given again, first."""
+
+    def __init__(self, name: str, batches: Iterator[Any]) -> None:
+        self.name, self.batches = name, batches
+        self.looked_at: list[Any] = []
+        self.given = 0
+
+    def peek(self) -> Iterator[Any]:
+        for batch in self.batches:
+            self.looked_at.append(batch)
+            yield batch
+
+    def __iter__(self) -> Iterator[Any]:
+        while self.looked_at:
+            self.given += 1
+            yield self.looked_at.pop(0)
+        for batch in self.batches:
+            self.given += 1
+            yield batch
+        raise ValueError(
+            f"the {self.name} domain is an iterator and gave all of its {self.given} batches: give what can be begun "
+            "again, such as a list or a DataLoader, or fewer steps"
+        )
 
 
 def in_range(images: Tensor, calibrator: Calibrator) -> Float[Tensor, "batch channels height width"]:

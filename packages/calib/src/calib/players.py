@@ -7,11 +7,13 @@
 
 import math
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from shared_core.ops.gather import world_size
+from shared_core.ops.snapshot import Snapshot
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -75,11 +77,30 @@ class Players:
         self,
         rounds: Sequence[tuple[Batch, Patch | None]],
         usable: Callable[[dict[str, Tensor]], bool] = lambda _parts: True,
+        careful: bool = False,
     ) -> dict[str, Tensor]:
-        """One step of the game, of the learning rates and of the average; see :meth:`calib.step.Game.play`."""
+        """One step of the game, of the learning rates and of the average; see :meth:`calib.step.Game.play`.
+
+        A step that `usable` refuses moves neither rates nor average; with `careful` nothing at all, generators
+        included.
+        """
         self.calibrator.train()
         self.critics.train()
-        parts = self.game.play(rounds, usable)
+        # Kept only where a step may be refused, at the cost of a copy of the critics and their optimizer a step.
+        before = self._kept() if careful else None
+        self.game.judges_critics = careful
+        refused = False
+
+        def judged(parts: dict[str, Tensor]) -> bool:
+            nonlocal refused
+            refused = refused or not usable(parts)
+            return not refused
+
+        parts = self.game.play(rounds, judged)
+        if refused:
+            if before is not None:
+                self._put_back(before)
+            return parts
         for schedule in self.schedules.values():
             schedule.step()
         if self.averaged is not None:
@@ -89,6 +110,21 @@ class Players:
     def rates(self) -> dict[str, float]:
         """The learning rate of each net that is trained, as of the next step."""
         return {name: schedule.get_last_lr()[0] for name, schedule in self.schedules.items()}
+
+    def _kept(self) -> tuple[Snapshot, list[Tensor], Any]:
+        weights = [p.detach().clone() for p in self.critics.parameters()]
+        optimizer = self.optimizers.get("critics")
+        state = None if optimizer is None else deepcopy(optimizer.optimizer.state_dict())
+        return Snapshot(self.calibrator, self.critics), weights, state
+
+    @torch.no_grad()
+    def _put_back(self, kept: tuple[Snapshot, list[Tensor], Any]) -> None:
+        buffers, weights, state = kept
+        for parameter, value in zip(self.critics.parameters(), weights, strict=True):
+            parameter.copy_(value)
+        if state is not None:
+            self.optimizers["critics"].optimizer.load_state_dict(state)
+        buffers.restore()
 
     def saved(self) -> dict[str, Any]:
         """What a checkpoint keeps of them, by its name there."""

@@ -1,8 +1,13 @@
 """What :func:`calib.adapt` refuses before it looks at any data: arguments that cannot be, or not together."""
 
+from accelerate import Accelerator
+from shared_core.run.guard import FiniteGuard
 from shared_core.run.processes import PRECISION
+from torch import Tensor
 
 from calib import validators
+from calib.attachment import CalibratedClassifier, probe
+from calib.features import Features
 from calib.step import Weights
 
 
@@ -48,3 +53,23 @@ def check_released(mode: str, weights: Weights) -> None:
         raise ValueError(
             "compat 'released' is the released code as it is: leave weights.views and weights.hold 0"
         )
+
+
+def try_out(
+    model: CalibratedClassifier, features: Features | None, weights: Weights, images: Tensor
+) -> Tensor | None:
+    """The features of two images, None without.  Raises ValueError where the classifier cannot be used as asked."""
+    found = probe(model, features, images) if features else None
+    if weights.name_classes() and model.ask(images).dim() != 2:
+        raise ValueError(
+            "weights.views and weights.hold name one class an image, and this classifier answers per pixel: give 0"
+        )
+    return found
+
+
+def accepted(guard: FiniteGuard, accelerator: Accelerator, step: int, parts: dict[str, Tensor]) -> bool:
+    """Whether a step's parts are finite, under the guard's policy."""
+    # A loss scaler lets gradients overflow on purpose now and then, and leaves out such a step by itself.
+    if accelerator.scaler is not None and "gradient_norm" in parts:
+        return True
+    return guard.accepts(parts, step)

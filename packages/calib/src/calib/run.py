@@ -237,6 +237,8 @@ def adapt_model(
             trained = attach(surrogate.net, model.calibrator)
         else:
             note = "with pixels only: the classifier gives no gradient"
+            if weights.name_classes():
+                note += ", so that loss.views, loss.hold and neighbours teach nothing"
             weights = Weights(weights.pixel or 1.0, 0.0, weights.source)
     if weights.views:
         note += ", taught by its surest answers to views of the target"
@@ -255,7 +257,7 @@ def adapt_model(
         schedule=o.schedule,
         weights=weights,
         views=Views(**config.views.model_dump()),
-        neighbours=Neighbours(**config.neighbours.model_dump()),
+        neighbours=Neighbours(**config.neighbours.model_dump()) if weights.views else None,
         feature=config.feature,
         feature_stride=config.feature_stride,
         patch=config.patch,

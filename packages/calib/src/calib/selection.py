@@ -1,5 +1,6 @@
 """Which calibrator of a run is kept: the best by a validator among those that spare the source domain."""
 
+import math
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
@@ -11,7 +12,7 @@ class Selection:
     """The best calibrator seen so far.
 
     Args:
-        by: the validator's name, or "last" for the newest one whatever it is worth.
+        by: the validator's name, or "last" for the newest one with finite answers.
         source_tolerance: points of source accuracy that may go; a calibrator that loses more is kept only as
             long as there is no other.
     """
@@ -38,10 +39,20 @@ class Selection:
             )
         if self.kept_before is None:
             self.kept_before = validators["source_kept"]
+        if not all(math.isfinite(value) for value in validators.values()):
+            # Answers that are no numbers, however high one validator is; only the first one stands till another comes.
+            if self.score is not None:
+                return False
+            return self._take([-1.0, -math.inf], step, validators, calibrator)
         spares = validators["source_kept"] >= self.kept_before - self.source_tolerance
         score = [0.0, float(step)] if self.by == "last" else [float(spares), validators[self.by]]
         if self.score is not None and score <= self.score:
             return False
+        return self._take(score, step, validators, calibrator)
+
+    def _take(
+        self, score: list[float], step: int, validators: Mapping[str, float], calibrator: nn.Module
+    ) -> bool:
         self.score, self.step, self.validators = score, step, dict(validators)
         self.weights = {name: value.detach().cpu().clone() for name, value in calibrator.state_dict().items()}
         return True

@@ -213,6 +213,8 @@ class Game:
         self.calibrator, self.critics, self.weights = calibrator, critics, weights
         self.features = features if critics.feature is not None or weights.name_classes() else None
         self.calibrator_optimizer, self.critics_optimizer = calibrator_optimizer, critics_optimizer
+        # Whether `usable` sees their gradient, too: one more wait for the device a step.
+        self.judges_critics = False
         self._backward = accelerator.backward if accelerator else torch.Tensor.backward
         self._autocast = accelerator.autocast if accelerator else nullcontext
         scaled = accelerator is not None and getattr(accelerator, "scaler", None) is not None
@@ -238,8 +240,8 @@ class Game:
                 if not usable(parts):
                     return self._give_up(parts)
                 self._backward(share * torch.stack(list(parts.values())).sum())
-                if len(rounds) == 1:
-                    self._move_critics()
+                if len(rounds) == 1 and not self._move_critics(usable):
+                    return self._give_up(parts)
             with self._autocast(), _fixed(self.critics):
                 deceived = deception_loss(self.critics, calibrated, patch, self.weights)
                 deceived |= naming_loss(batch, calibrated, self.weights)
@@ -248,8 +250,8 @@ class Game:
             self._backward(share * torch.stack(list(deceived.values())).sum())
             for name, part in {**parts, **deceived}.items():
                 total[name] = total.get(name, 0) + share * part.detach()
-        if self.critics.playing and len(rounds) > 1:
-            self._move_critics()
+        if self.critics.playing and len(rounds) > 1 and not self._move_critics(usable):
+            return self._give_up(total)
         total["gradient_norm"] = average_gradients(self.calibrator)
         if self._unscale is not None:
             # Until here the gradients, and their norm, hold the factor of a loss scaler.  It is taken out behind the
@@ -261,10 +263,13 @@ class Game:
         self.calibrator_optimizer.zero_grad()
         return total
 
-    def _move_critics(self) -> None:
-        average_gradients(self.critics)
+    def _move_critics(self, usable: Callable[[dict[str, Tensor]], bool]) -> bool:
+        norm = average_gradients(self.critics)
+        if self.judges_critics and not usable({"critics_gradient_norm": norm}):
+            return False
         self.critics_optimizer.step()
         self.critics_optimizer.zero_grad()
+        return True
 
     def _give_up(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         self.calibrator_optimizer.zero_grad()
