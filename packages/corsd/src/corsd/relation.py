@@ -192,8 +192,12 @@ class LogitRelation(nn.Module):
         rows = self.prototypes[torch.cat([own, other])]
         if self.prototype == "mean":
             rows = rows / rows.sum(1, keepdim=True)
-        pairs = torch.cat([softmax.repeat(2, 1), rows.to(softmax.dtype)], 1).to(self.project.weight.dtype)
-        value = torch.sigmoid(self.scale(F.relu(self.norm(self.project(pairs))))).squeeze(1)
+        # The layer on (softmax, row) in its two halves: each softmax once, and no joined copy of both.
+        dtype, classes = self.project.weight.dtype, logits.shape[1]
+        of_softmax, of_row = self.project.weight.split(classes, 1)
+        left = F.linear(softmax.to(dtype), of_softmax, self.project.bias)
+        pairs = left.repeat(2, 1) + F.linear(rows.to(dtype), of_row)
+        value = torch.sigmoid(self.scale(F.relu(self.norm(pairs)))).squeeze(1)
         return value[: len(logits)] - value[len(logits) :]
 
     @torch.no_grad()
