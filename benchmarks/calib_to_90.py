@@ -238,7 +238,9 @@ def calibrator(
             if survey is not None and step % how.every == 0:
                 survey.ask(step)
             patch = draw_patch(*IMAGE, config.patch, seed, step) if critics.pixel else None
-            players.play([(feed.next_batch(step), patch)])
+            batch = feed.next_batch(step)
+            assert batch is not None  # nothing refuses images here
+            players.play([(batch, patch)])
             yield
 
     return steps(), predict

@@ -11,9 +11,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from shared_core.ops.autocast import without_autocast
 from shared_core.ops.divergence import kl_divergence, soft_cross_entropy
 from shared_core.ops.features import FeatureCapture
 from shared_core.ops.gather import all_gather, rank, world_size
+from shared_core.ops.host import read_back
 from shared_core.ops.outputs import Which
 from shared_core.ops.targets import class_numbers
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from corsd.distiller import Output, check_labels
 from corsd.exits import Exits
 from corsd.frame import (
+    HostCount,
     check_first_step,
     check_wrappers,
     example_for,
@@ -45,8 +48,8 @@ class CrossEntropy(nn.Module):
 
     def forward(self, images: Tensor, labels: Int[Tensor, " batch"], index: Tensor | None = None) -> Output:
         logits = run_net(self.net, images, self.output)
-        labels = labels_for(labels, logits)
         check_labels(labels, logits, self.num_classes)
+        labels = labels_for(labels, logits)
         ce = F.cross_entropy(widened(logits), labels, label_smoothing=self.smoothing)
         return _output(logits, {"ce": ce})
 
@@ -97,8 +100,8 @@ class ExitMethod(nn.Module):
         with self.capture:
             logits = run_net(self.net, images, self.output)
         captured = self.capture.pop()
-        labels = labels_for(labels, logits)
         check_labels(labels, logits, self.num_classes)
+        labels = labels_for(labels, logits)
         maps = [for_module(stage.map(captured[stage.name]), self.exits) for stage in self.stages]
         features = self.exits.features(maps[:-1])
         exit_logits = [head(f) for head, f in zip(self.exits.classifiers, features, strict=True)]
@@ -143,7 +146,7 @@ def _handcrafted(relation):
     def losses(method, features, deepest, exit_logits, logits, labels) -> dict[str, Tensor]:
         # Relations range over the images of all processes, like over those of one larger batch.
         teacher = widened(all_gather(deepest))
-        with torch.autocast(deepest.device.type, enabled=False):
+        with without_autocast(deepest):
             total = sum(relation(widened(all_gather(f)), teacher) for f in features)
         return {"exit_ce": _exit_ce(exit_logits, labels), "relation": method.relation_weight * total}
 
@@ -223,15 +226,16 @@ class ClassWise(nn.Module):
 
     def forward(self, images: Tensor, labels: Int[Tensor, " batch"], index: Tensor | None = None) -> Output:
         labels = class_numbers(labels, len(images))
-        if len(labels) % 2 or bool((labels[0::2] != labels[1::2]).any()):
+        known = read_back(labels, "which classes does the batch hold?")
+        if len(labels) % 2 or bool((known[0::2] != known[1::2]).any()):
             raise ValueError(
                 "CS-KD needs batches of (image, image of the same class), repeated; see class_pair_plan"
             )
         logits = run_net(self.net, images[0::2], self.output)
         with torch.no_grad():
             partner = run_net(self.net, images[1::2], self.output)
+        check_labels(known[0::2], logits, self.num_classes)
         labels = labels_for(labels[0::2], logits)
-        check_labels(labels, logits, self.num_classes)
         kl = kl_divergence(logits, partner, self.temperature).mean()
         ce = F.cross_entropy(widened(logits), labels)
         # The partners' logits complete the batch for the accuracy that the loop counts.
@@ -262,26 +266,28 @@ class ProgressiveSelf(nn.Module):
         self.num_images, self.total_images, self.last_alpha = num_images, total_images, last_alpha
         self.register_buffer("past", torch.full((num_images, num_classes), 1 / num_classes))
         # Every process writes the rows of all: DistributedDataParallel need not send the table each step.
-        self._ddp_params_and_buffers_to_ignore = ["past"]
+        self._ddp_params_and_buffers_to_ignore = ["past", "seen"]
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self._seen = HostCount()
 
     def forward(self, images: Tensor, labels: Int[Tensor, " batch"], index: Tensor | None = None) -> Output:
         if index is None:
             raise ValueError("PS-KD needs index, the place of every image in the training set")
         logits = run_net(self.net, images, self.output)
-        labels, index = (
-            labels_for(labels, logits),
-            class_numbers(index, len(images), "index").to(self.past.device),
-        )
         check_labels(labels, logits, self.num_classes)
-        epoch, epochs = int(self.seen) // self.num_images, max(self.total_images // self.num_images, 1)
+        labels = labels_for(labels, logits)
+        index = class_numbers(index, len(images), "index").to(self.past.device)
+        epoch, epochs = (
+            self._seen.value(self.seen) // self.num_images,
+            max(self.total_images // self.num_images, 1),
+        )
         alpha = self.last_alpha * min(epoch / epochs, 1.0)
         hard = F.one_hot(labels, self.num_classes).to(self.past)
         target = (1 - alpha) * hard + alpha * self.past[index]
         if self.training:
             every = all_gather(index)
             self.past[every] = all_gather(widened(logits.detach()).softmax(1).to(self.past))
-            self.seen += len(every)
+            self._seen.add(self.seen, len(every))
         return _output(logits, {"soft_ce": soft_cross_entropy(logits, target).mean()})
 
     def written_rows(self, labels: Int[Tensor, " batch"], index: Tensor | None = None) -> dict[str, Tensor]:
@@ -316,11 +322,9 @@ class LastBatch(nn.Module):
                 f"{len(self.last)} images over all processes; got {len(labels)} on each of {world_size()}"
             )
         logits = run_net(self.net, images, self.output)
-        labels, index = (
-            labels_for(labels, logits),
-            class_numbers(index, len(images), "index").to(self.last.device),
-        )
         check_labels(labels, logits, self.num_classes)
+        labels = labels_for(labels, logits)
+        index = class_numbers(index, len(images), "index").to(self.last.device)
         new, again = index[0::2], index[1::2]
         parts = {"ce": F.cross_entropy(widened(logits), labels)}
         mine = slice(rank() * len(new), (rank() + 1) * len(new))

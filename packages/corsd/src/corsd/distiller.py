@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from shared_core.ops.features import FeatureCapture
 from shared_core.ops.gather import all_gather, rank, world_size
+from shared_core.ops.host import read_back
 from shared_core.ops.outputs import Which
 from shared_core.ops.targets import class_numbers
 from torch import Tensor, nn
@@ -23,11 +24,13 @@ from torch import Tensor, nn
 from corsd import losses
 from corsd.exits import Exits, exit_losses
 from corsd.frame import (
+    HostCount,
     check_first_step,
     check_logits,
     check_wrappers,
     example_for,
     for_module,
+    labels_for,
     own_type,
     run_net,
 )
@@ -125,8 +128,9 @@ class Distiller(nn.Module):
             if module is not None:
                 module.to(**own_type(net))
         self.steps = self.steps.to(own_type(net)["device"])
-        # Every process computes the same prototypes: DistributedDataParallel need not send them each step.
-        self._ddp_params_and_buffers_to_ignore = ["logit_relation.prototypes"]
+        self._done = HostCount()
+        # Every process computes the same prototypes and counts alike: DistributedDataParallel need not send them.
+        self._ddp_params_and_buffers_to_ignore = ["logit_relation.prototypes", "steps"]
 
     def forward(self, images: Tensor, labels: Tensor | Sequence[int], index: Tensor | None = None) -> Output:
         """Logits of the net and all losses of one batch; ``index`` is ignored (some baselines need it).
@@ -145,15 +149,18 @@ class Distiller(nn.Module):
             for_module(stage.map(features[stage.name]), relation)
             for stage, relation in zip(self.stages, self.relations, strict=True)
         ]
-        labels = class_numbers(labels).to(logits.device)
+        # Labels that come on the CPU are known there without a wait for the device.
         known = check_labels(labels, logits, self.num_classes)
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + int(self.steps)) % 2**63)
-        ramp = min(1.0, (int(self.steps) + 1) / max(self.weights.warmup_steps, 1))
+        labels = labels_for(labels, logits)
+        done = self._done.value(self.steps)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + done) % 2**63)
+        ramp = min(1.0, (done + 1) / max(self.weights.warmup_steps, 1))
 
         # torch's norms and poolings keep autocast's dtype; the losses themselves go to float32.
         parts = {"ce": F.cross_entropy(logits.float() if logits.dtype != torch.float64 else logits, labels)}
         if self.gather and self.pairs == "in_batch":
-            maps_to_pair, known_to_pair = [all_gather(m) for m in maps], all_gather(labels).cpu()
+            maps_to_pair = [all_gather(m) for m in maps]
+            known_to_pair = read_back(all_gather(labels), "which classes does the batch hold?")
         else:
             maps_to_pair, known_to_pair = maps, known
         triplets, share = self._triplets(known_to_pair, generator)
@@ -161,7 +168,7 @@ class Distiller(nn.Module):
         if len(triplets.anchor):
             triplets = Triplets(*(rows.to(labels.device) for rows in triplets))
             relations = [net(m, triplets) for net, m in zip(self.relations, maps_to_pair, strict=True)]
-            labels_to_pair = known_to_pair.to(labels.device)
+            labels_to_pair = known_to_pair.to(labels.device, non_blocking=True)
             parts |= self._relational_parts(relations, triplets, labels_to_pair, share * ramp)
         else:
             parts |= _idle(self.relations, maps_to_pair)
@@ -171,7 +178,7 @@ class Distiller(nn.Module):
             heard = maps[:-1] if self.exits_mode == "joint" else [m.detach() for m in maps[:-1]]
             parts |= exit_losses(self.exits(heard), labels, logits.detach())
         if self.training:
-            self.steps += 1
+            self._done.add(self.steps, 1)
         loss = torch.stack(list(parts.values())).sum()
         return Output(logits, loss, parts, [Relation(*(v.detach() for v in r)) for r in relations])
 
@@ -250,7 +257,7 @@ def check_labels(labels: Int[Tensor, " batch"], logits: Tensor, num_classes: int
     """The labels on the CPU, once they are known to fit the logits; else what is wrong with them."""
     labels = class_numbers(labels)
     check_logits(logits, len(labels), num_classes)
-    known = labels.cpu()
+    known = read_back(labels, "which classes does the batch hold?")
     if len(known) and not 0 <= int(known.min()) <= int(known.max()) < num_classes:
         raise ValueError(
             f"labels range from {int(known.min())} to {int(known.max())}; num_classes={num_classes} allows "

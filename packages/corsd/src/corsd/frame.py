@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
+from shared_core.ops.autocast import under_autocast
+from shared_core.ops.host import read_back
 from shared_core.ops.outputs import Which, pick_logits
 from shared_core.ops.snapshot import Snapshot
 from shared_core.ops.targets import class_numbers
@@ -80,7 +82,25 @@ def check_logits(logits: Tensor, count: int, num_classes: int) -> None:
 
 def labels_for(labels: Tensor, logits: Tensor) -> Int[Tensor, " batch"]:
     """Labels of any integer type, bool or a list as int64, beside the logits."""
-    return class_numbers(labels).to(logits.device)
+    return class_numbers(labels).to(logits.device, non_blocking=True)
+
+
+class HostCount:
+    """The number in a counting buffer, known on the CPU: read back only after somebody else wrote the buffer."""
+
+    def __init__(self) -> None:
+        self._known: tuple[int, int, int] | None = None
+
+    def value(self, buffer: Int[Tensor, ""]) -> int:
+        if self._known is None or self._known[1:] != (id(buffer), buffer._version):
+            done = int(read_back(buffer, "how many steps are done?"))
+            self._known = (done, id(buffer), buffer._version)
+        return self._known[0]
+
+    def add(self, buffer: Int[Tensor, ""], count: int) -> None:
+        done = self.value(buffer)
+        buffer += count
+        self._known = (done + count, id(buffer), buffer._version)
 
 
 def check_wrappers(net: nn.Module, what: str) -> None:
@@ -95,7 +115,7 @@ def check_wrappers(net: nn.Module, what: str) -> None:
 
 def for_module(x: Tensor, module: nn.Module) -> Tensor:
     """``x`` in the type of a module of ours; under autocast, which converts by itself, as it is."""
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+    if under_autocast(x) and x.dtype != torch.float64:
         return x
     return x.to(next(module.parameters()).dtype)
 
@@ -108,7 +128,7 @@ def widened(x: Tensor) -> Tensor:
 def _for_net(net: nn.Module, images: Tensor) -> Tensor:
     types = {p.dtype for p in net.parameters() if p.is_floating_point()}
     # Under autocast a net takes all types but float64 by itself.
-    as_they_are = torch.is_autocast_enabled(images.device.type) and images.dtype != torch.float64
+    as_they_are = under_autocast(images) and images.dtype != torch.float64
     if images.is_floating_point() and len(types) == 1 and images.dtype not in types and not as_they_are:
         return images.to(next(iter(types)))
     return images.clone()

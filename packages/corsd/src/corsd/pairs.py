@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int
 from shared_core.data.labels import as_labels
 from shared_core.data.sampling import Plan
+from shared_core.ops.host import read_back
 from shared_core.ops.targets import class_numbers
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -25,11 +26,12 @@ def triplet_rows(labels: Int[Tensor, " batch"]) -> Triplets:
         ValueError: the batch has another form (its labels do not fit that order).
     """
     labels = class_numbers(labels)
-    a, p, n = labels[0::3], labels[1::3], labels[2::3]
+    known = read_back(labels, "which classes does the batch hold?")
+    a, p, n = known[0::3], known[1::3], known[2::3]
     if len(labels) == 0 or len(labels) % 3 or bool(((a != p) | (a == n)).any()):
         raise ValueError(
             "pairs='triplets' needs batches in the order anchor, positive (same class), negative (other "
-            f"class), repeated; got {len(labels)} labels starting {labels[:6].tolist()}. "
+            f"class), repeated; got {len(labels)} labels starting {known[:6].tolist()}. "
             "Use corsd.triplet_plan or corsd.TripletDataset, or pass pairs='in_batch'"
         )
     rows = torch.arange(0, len(labels), 3, device=labels.device)
@@ -42,7 +44,7 @@ def in_batch_triplets(labels: Int[Tensor, " batch"], count: int, generator: torc
     Anchors differ as long as there are enough images with a partner of each kind, then they repeat with other
     partners.  A batch without a same-class pair, or of one class, gives no triplets.
     """
-    labels = class_numbers(labels).cpu()
+    labels = read_back(class_numbers(labels), "which classes does the batch hold?")
     size = len(labels)
     same = labels[:, None] == labels[None, :]
     other = ~same

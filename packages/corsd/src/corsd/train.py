@@ -23,6 +23,7 @@ from accelerate import Accelerator
 from shared_core.data.loader import make_loader
 from shared_core.data.sampling import Batches, Plan, shuffled_plan
 from shared_core.ops.gather import rank, world_size
+from shared_core.ops.host import read_back
 from shared_core.ops.snapshot import take_back
 from shared_core.run import checkpoint
 from shared_core.run.atomic import read_json, write_json
@@ -149,7 +150,9 @@ def _train(
             started = time.perf_counter()
             before, judged, shares = [], [], {}
             for part in range(config.accumulate):
-                images, labels, *index = (t.to(device, non_blocking=True) for t in next(stream))
+                # labels and places stay on the CPU, where methods look at them without a wait for the device
+                images, labels, *index = next(stream)
+                images = images.to(device, non_blocking=True)
                 images = data.preprocess(images).to(memory_format=memory_format)
                 last = part == config.accumulate - 1
                 # processes exchange gradients once a step, with its last part
@@ -182,9 +185,9 @@ def _train(
                     step,
                     images=step * config.batch_size,
                     lr=schedule.get_last_lr()[0],
-                    loss=out_of_step.loss.item(),
-                    accuracy=(out_of_step.logits.argmax(1) == labels).float().mean().item(),
-                    parts={name: value.item() for name, value in out_of_step.parts.items()},
+                    loss=out_of_step.loss,
+                    accuracy=(out_of_step.logits.argmax(1) == labels.to(device)).float().mean(),
+                    parts=out_of_step.parts,
                     **({"shares": shares} if shares else {}),
                     **_relation_means(out_of_step, method),
                     time={"step_seconds": seconds, "images_per_second": config.batch_size / seconds},
@@ -285,11 +288,14 @@ def build_method(config: TrainConfig, net: nn.Module, data: Data, seed: int, ste
 def gradient_shares(parts: dict[str, Tensor], net: nn.Module) -> dict[str, float]:
     """Norm of each part's gradient in the net's weights, as shares of their sum."""
     weights = [p for p in net.parameters() if p.requires_grad]
-    norms = {}
+    squares = {}
     for name, part in parts.items():
         if part.requires_grad:
             gradients = torch.autograd.grad(part, weights, retain_graph=True, allow_unused=True)
-            norms[name] = math.sqrt(sum(float(g.float().square().sum()) for g in gradients if g is not None))
+            squares[name] = [g.float().square().sum() for g in gradients if g is not None]
+    values = [value for found in squares.values() for value in found]
+    known = iter(read_back(torch.stack(values), "gradient shares").tolist() if values else [])
+    norms = {name: math.sqrt(sum(next(known) for _ in found)) for name, found in squares.items()}
     total = sum(norms.values()) or 1.0
     return {name: norm / total for name, norm in norms.items()}
 
@@ -330,6 +336,4 @@ def _relation_means(out: Output, method: nn.Module) -> dict[str, Any]:
         return {}
     names = [stage.name for stage in method.stages]
     pairs = zip(names, out.relations, strict=True)
-    return {
-        "relations": {n: {"same": float(r.same.mean()), "other": float(r.other.mean())} for n, r in pairs}
-    }
+    return {"relations": {n: {"same": r.same.mean(), "other": r.other.mean()} for n, r in pairs}}

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from shared_core.ops.autocast import without_autocast
+
 
 def kl_divergence(
     student_logits: Float[Tensor, "batch classes"],
@@ -30,7 +32,7 @@ def kl_divergence(
         raise ValueError(
             f"temperature is {temperature}; it must be above 0 (1 leaves the logits as they are)"
         )
-    with _full_precision(student_logits):
+    with without_autocast(student_logits):
         student = (_widen(student_logits) / temperature).log_softmax(dim=-1)
         teacher = (_widen(teacher_logits) / temperature).log_softmax(dim=-1)
         return (teacher.exp() * (teacher - student)).sum(dim=-1)
@@ -45,20 +47,16 @@ def soft_cross_entropy(
     entries of exactly 0 are safe.  Raises ValueError if the shapes differ.
     """
     _same_shape("target", target, "logits", logits)
-    with _full_precision(logits):
+    with without_autocast(logits):
         return -(_widen(target) * _widen(logits).log_softmax(dim=-1)).sum(dim=-1)
 
 
 def entropy(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, " batch"]:
     """Entropy of softmax(logits) of each row, in nats: 0 for a sure row, log(classes) for a uniform one."""
     _check_logits("logits", logits)
-    with _full_precision(logits):
+    with without_autocast(logits):
         log_probability = _widen(logits).log_softmax(dim=-1)
         return -(log_probability.exp() * log_probability).sum(dim=-1)
-
-
-def _full_precision(x: Tensor) -> torch.autocast:
-    return torch.autocast(device_type=x.device.type, enabled=False)
 
 
 def _widen(x: Tensor) -> Tensor:
