@@ -198,6 +198,45 @@ def test_one_that_fails_does_not_stop_the_others_and_is_tried_again(
         run(quick(seeds=[0, 1, 2]), tmp_path, resume=True)
 
 
+class Odd(Exception):
+    """None of the types that a package raises on purpose."""
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (AttributeError("no latent_dist"), "AttributeError: no latent_dist"),
+        (KeyError("text"), "KeyError: 'text'"),
+        (Odd(), "Odd: no further words"),
+        (AssertionError("net"), "AssertionError: net"),
+        (ValueError("lower t_max"), "lower t_max"),
+    ],
+)
+def test_any_error_is_one_objects_own(tmp_path, small_bank, monkeypatch, error, says):
+    def sometimes(config, prompt, method, seed, prior, out, device=None):
+        if seed == 0:
+            raise error
+        return generate(config, prompt, method, seed, prior, out, device)
+
+    monkeypatch.setattr(fsd.run, "generate", sometimes)
+    result = run(quick(seeds=[0, 1]), tmp_path)
+    assert [entry["error"] for entry in result["failed"]] == [says]
+    assert result["seeds"] == [1]
+    kept = json.loads((tmp_path / "objects" / "a-red-object-fsd-seed0" / "failed.json").read_text())
+    assert kept["error"] == says
+    assert "Traceback" in kept["traceback"]
+
+
+def test_an_interruption_is_no_failed_object(tmp_path, small_bank, monkeypatch):
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fsd.run, "generate", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(quick(), tmp_path)
+    assert not list(tmp_path.glob("objects/*/failed.json"))
+
+
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_signal_stops_the_run_wherever_it_comes(tmp_path, small_bank, monkeypatch, inside):
     """In the middle of an object's pictures, or between two objects."""

@@ -1,5 +1,6 @@
 import json
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from fsd.mesh import Mesh, best_threshold, density_lattice, extract_mesh, outwar
 from fsd.render import render_rays
 from fsd.scene import Scene, grid_scene
 from fsd.silhouette import silhouettes
-from fsd.texture import bake_texture, write_textured
+from fsd.texture import bake_texture, plain_name, write_textured
 from torch import nn
 
 RED, GREEN, BLUE = [0.9, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.9]
@@ -226,3 +227,27 @@ def test_other_endings_and_empty_meshes_are_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match="no triangle"):
         bake_texture(scene, empty)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["a red mug", "ein schöner Pilz", "茸", "a#b", "-x", "a mug (2)", "tab\there"]
+)
+def test_any_prompt_can_be_the_name_of_an_obj(name: str, mesh: Mesh, trained: Scene, tmp_path: Path) -> None:
+    few = mesh._replace(faces=mesh.faces[:20])
+    textured = bake_texture(trained, few, texels=4)
+    write_textured(textured, tmp_path / f"{name}.obj")
+    text = (tmp_path / f"{name}.obj").read_text(encoding="utf-8")
+    # As strict readers split: one word behind each key.
+    (library,) = [line.split()[1:] for line in text.splitlines() if line.startswith("mtllib")]
+    (material,) = [line.split()[1:] for line in text.splitlines() if line.startswith("usemtl")]
+    assert len(library) == len(material) == 1
+    described = [line.split() for line in (tmp_path / library[0]).read_text(encoding="ascii").splitlines()]
+    assert ["newmtl", material[0]] in described
+    (picture,) = [words[1:] for words in described if words and words[0] == "map_Kd"]
+    assert len(picture) == 1
+    assert (tmp_path / picture[0]).is_file()
+
+
+def test_names_that_differ_in_what_an_obj_cannot_hold_stay_apart() -> None:
+    assert plain_name("mug") == "mug"
+    assert plain_name("a mug") != plain_name("a_mug") != plain_name("a\tmug")

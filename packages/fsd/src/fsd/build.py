@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fsd.cameras import orbit
 from fsd.config import GenerateConfig
 from fsd.guidance import METHODS, Guidance
 from fsd.noise import ConstantNoise, RandomNoise, WorldMapNoise
@@ -62,6 +63,44 @@ def encode_texts(config: GenerateConfig, prior: Prior) -> None:
     free = getattr(prior, "free_text_encoder", None)
     if free is not None:
         free()
+
+
+def try_prior(config: GenerateConfig, prior: Prior, device: torch.device) -> None:
+    """Asks the prior once what the first step of an object asks, with a backward pass through its image encoder.
+
+    Raises ValueError for whatever it cannot do, so that a run stops before its first step instead of losing one object
+    after the other. What was drawn and counted is put back.
+    """
+    c = config.cameras
+    views = config.views or prior.views
+    ranges: dict[str, Any] = {"elevation_deg": c.elevation_deg, "distance": c.distance, "fov_deg": c.fov_deg}
+    for progress in (0.0, 1.0):
+        orbit(views_at(config, progress)[0], torch.Generator(), views, **ranges)
+    cameras = orbit(views, torch.Generator().manual_seed(0), views, **ranges).to(device)
+    generator = getattr(prior, "generator", None)
+    drawn = None if generator is None else generator.get_state()
+    try:
+        image = torch.full((views, 3, config.size, config.size), 0.5, device=device, requires_grad=True)
+        x = prior.encode_image(image)
+        x.square().sum().backward()
+        condition = prior.condition(
+            prior.encode_text(config.prompts[0], negative_of(config, config.guidance[0])), cameras
+        )
+        prior.predict_noise(x.detach(), 0.5, condition, config.guidance_scale)
+    except torch.OutOfMemoryError:
+        pass  # the objects say what to lower
+    except Exception as error:
+        raise ValueError(f"the prior {config.prior} cannot be used: {says(error)}") from error
+    finally:
+        if generator is not None:
+            generator.set_state(drawn)
+
+
+def says(error: Exception) -> str:
+    """The error as a sentence: its own words; errors that are not meant for users are named by their type."""
+    words = str(error) or "no further words"
+    meant = isinstance(error, (ValueError, ArithmeticError, OSError, RuntimeError, MemoryError, ImportError))
+    return words if meant and str(error) else f"{type(error).__name__}: {words}"
 
 
 def negative_of(config: GenerateConfig, method: str) -> str:

@@ -192,7 +192,7 @@ def to_json(cameras: Cameras, path: str | os.PathLike[str], width: int, height: 
     content: dict[str, Any] = {"w": width, "h": height, "frames": frames}
     if max(angles) == min(angles):
         content = {"camera_angle_x": angles[0], **content}
-    Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    Path(os.path.expanduser(path)).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def from_json(path: str | os.PathLike[str]) -> Cameras:
@@ -201,7 +201,7 @@ def from_json(path: str | os.PathLike[str]) -> Cameras:
     Raises ValueError for a file without frames, angles or 4x4 matrices.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(os.path.expanduser(path)).read_text(encoding="utf-8"))
         frames = content["frames"]
         shared = content.get("camera_angle_x")
         wide = torch.tensor([f.get("camera_angle_x", shared) for f in frames], dtype=torch.float64)

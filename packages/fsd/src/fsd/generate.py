@@ -60,7 +60,7 @@ def generate(
     saving when the process is told to stop.
     """
     device = device or torch.device("cpu")
-    folder = RunFolder(out)
+    folder = RunFolder(os.path.expanduser(out))
     record = {**config.model_dump(mode="json"), "prompts": [prompt], "guidance": [method], "seeds": [seed]}
     with folder.open(record, resume=True, ignore=("jobs", "device", "threads")), StopFlag() as stop:
         encoded = prior.encode_text(prompt, negative_of(config, method))

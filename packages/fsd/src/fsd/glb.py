@@ -24,7 +24,7 @@ def read_glb(path: str | os.PathLike[str]) -> Mesh:
 
     Raises ValueError for a file that is no such GLB.
     """
-    content = Path(path).read_bytes()
+    content = Path(os.path.expanduser(path)).read_bytes()
     try:
         magic, _, _, length, _ = struct.unpack_from("<4sIIII", content)
         if magic != b"glTF":

@@ -144,7 +144,7 @@ def write_mesh(mesh: Mesh, path: str | os.PathLike[str]) -> None:
     """Writes .glb, .obj or .ply by the path's ending.  Raises ValueError for another ending or an empty mesh."""
     import trimesh
 
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path}: a mesh ends in one of {', '.join(SUFFIXES)}")
     check_mesh(mesh)

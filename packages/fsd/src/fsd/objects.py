@@ -41,6 +41,7 @@ def finished(run: str | os.PathLike[str]) -> list[Finished]:
     Raises ValueError where the folder holds no run of `fsd generate`, or a file that is not what the run wrote.
     """
     found = []
+    run = Path(os.path.expanduser(run))
     check_seal(run)
     for path in _folders(run):
         if (path / "object.json").is_file():
@@ -73,7 +74,7 @@ def squares(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "n h h 3"]:
     from PIL import Image
 
     try:
-        with Image.open(path) as opened:
+        with Image.open(os.path.expanduser(path)) as opened:
             picture = np.asarray(opened.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
@@ -86,7 +87,7 @@ def squares(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "n h h 3"]:
 
 
 def _folders(run: str | os.PathLike[str]) -> list[Path]:
-    folder = Path(run) / "objects"
+    folder = Path(os.path.expanduser(run)) / "objects"
     if not folder.is_dir():
         raise ValueError(f"{run} holds no folder objects/: give the folder of a run of `fsd generate`")
     return sorted(path for path in folder.iterdir() if path.is_dir())

@@ -63,6 +63,7 @@ def load_clip(folder: str | os.PathLike[str]) -> Callable[[str, UInt8[np.ndarray
     """The function from a prompt and its views to the CLIP score.  Errors as `paper_metrics`."""
     from transformers import AutoProcessor, CLIPModel
 
+    folder = os.path.expanduser(folder)
     if not (Path(folder) / "config.json").is_file():
         raise ValueError(
             f"{folder} holds no config.json: give a folder of a CLIPModel, as save_pretrained writes"

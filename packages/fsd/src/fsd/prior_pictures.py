@@ -40,7 +40,13 @@ class Album:
     def __init__(
         self, folder: str | os.PathLike[str], seed: int, size: int, objects: int, views: int
     ) -> None:
-        self.folder, self.seed, self.size, self.objects, self.views = Path(folder), seed, size, objects, views
+        self.folder, self.seed, self.size, self.objects, self.views = (
+            Path(os.path.expanduser(folder)),
+            seed,
+            size,
+            objects,
+            views,
+        )
 
     def __getitem__(self, number: int) -> Chunk:
         """Drawn where it is not there yet.

@@ -45,6 +45,7 @@ def report(run: str | os.PathLike[str]) -> Path:
 
     Raises ValueError where the folder holds no run, or nothing that is done or failed.
     """
+    run = os.path.expanduser(run)
     folder = RunFolder(run)
     objects, lost = finished(run), failed(run)
     if not objects and not lost:

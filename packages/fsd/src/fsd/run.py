@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import torch
 from shared_core.run.atomic import write_json
-from shared_core.run.checkpoint import CheckpointError
 from shared_core.run.device import choose_device
 from shared_core.run.folder import RunFolder, RunFolderError
 from shared_core.run.idle import refuse_idle
@@ -27,7 +26,7 @@ from shared_core.run.result import check_result
 from shared_core.run.seal import write_sealed
 from shared_core.run.stop import StopFlag
 
-from fsd.build import build_prior, encode_texts, set_threads
+from fsd.build import build_prior, encode_texts, says, set_threads, try_prior
 from fsd.config import GenerateConfig
 from fsd.generate import generate
 from fsd.needs import NEEDS
@@ -53,10 +52,12 @@ def run(config: GenerateConfig, out: Path, resume: bool = False) -> dict[str, An
     Raises ValueError or OSError, before any work, for a prior or a prompt that cannot be used.
     """
     refuse_idle(config, NEEDS)
+    out = Path(os.path.expanduser(out))
     set_threads(config)
     device = own_device(config.device, int(os.environ.get("LOCAL_RANK", "0")))
     prior = build_prior(config, device)
     encode_texts(config, prior)
+    try_prior(config, prior, device)
     if int(os.environ.get("RANK", "0")):
         with StopFlag() as stop:
             work(config, out, prior, device, stop)
@@ -166,15 +167,17 @@ def _try(config: GenerateConfig, job: Job, prior: Prior, device: torch.device) -
     except torch.OutOfMemoryError as error:
         knobs = "lower --batch-size, --size or field.samples, choose --precision fp16 or bf16, or set slicing, offload"
         _give_up(job, MemoryError(f"out of memory on {device}: {knobs} ({str(error).splitlines()[0]})"))
-    except (ValueError, ArithmeticError, OSError, RuntimeError, CheckpointError) as error:
+    except Exception as error:
+        # Whatever goes wrong in one object, the others go on; signals and exits are no Exception.
         _give_up(job, error)
     return True
 
 
 def _give_up(job: Job, error: Exception) -> None:
-    print(f"fsd: {job.folder.name} failed: {error}", file=sys.stderr)
+    sentence = says(error)
+    print(f"fsd: {job.folder.name} failed: {sentence}", file=sys.stderr)
     trace = "".join(traceback.format_exception(error))
-    write_json(job.folder / "failed.json", {"error": str(error) or type(error).__name__, "traceback": trace})
+    write_json(job.folder / "failed.json", {"error": sentence, "traceback": trace})
 
 
 def _start(config: GenerateConfig, out: Path, number: int) -> Any:

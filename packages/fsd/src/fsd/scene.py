@@ -167,7 +167,7 @@ class Scene(nn.Module):
         """Writes weights, arguments and a card into `folder`, as the Hugging Face Hub has them: see `fsd.hub`."""
         from fsd.hub import HubScene
 
-        HubScene.of(self).save_pretrained(Path(folder))
+        HubScene.of(self).save_pretrained(Path(os.path.expanduser(folder)))
 
     def push_to_hub(self, repo_id: str, **settings: Any) -> str:
         """Publishes it on the Hugging Face Hub as `owner/name`; the commit's address.
@@ -272,7 +272,7 @@ def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _weights_path(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: a scene is saved under a name that ends in .safetensors")
     return path

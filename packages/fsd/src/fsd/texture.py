@@ -9,6 +9,8 @@ atlas without seams to find and without a library.
 
 import math
 import os
+import re
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,6 +82,13 @@ def bake_texture(scene: Scene, mesh: Mesh, texels: int = 8) -> TexturedMesh:
     return TexturedMesh(vertices, np.arange(3 * count).reshape(-1, 3), uv.astype(np.float32), texture)
 
 
+def plain_name(name: str) -> str:
+    """Return a name that an OBJ may hold: readers split `usemtl` and `mtllib` at blanks; few know more than ASCII."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._") or "mesh"
+    # The number keeps two names apart that differ in what was replaced.
+    return plain if plain == name else f"{plain}-{sha256(name.encode()).hexdigest()[:6]}"
+
+
 def write_textured(mesh: TexturedMesh, path: str | os.PathLike[str]) -> None:
     """Writes .glb, which holds the picture, or .obj with .mtl and .png beside it.  Raises ValueError for others."""
     import trimesh
@@ -87,7 +96,7 @@ def write_textured(mesh: TexturedMesh, path: str | os.PathLike[str]) -> None:
     from trimesh.visual import TextureVisuals
     from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     if path.suffix.lower() not in (".glb", ".obj"):
         raise ValueError(f"{path}: a mesh with a texture ends in .glb or .obj")
     glb = path.suffix.lower() == ".glb"
@@ -96,7 +105,7 @@ def write_textured(mesh: TexturedMesh, path: str | os.PathLike[str]) -> None:
         material = PBRMaterial(baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0)
     else:
         material = SimpleMaterial(image=picture)
-        material.name = path.stem
+        material.name = plain_name(path.stem)
     made = trimesh.Trimesh(
         mesh.vertices @ TO_GLB.T if glb else mesh.vertices,
         mesh.faces,
@@ -107,7 +116,8 @@ def write_textured(mesh: TexturedMesh, path: str | os.PathLike[str]) -> None:
     if glb:
         made.export(path)
         return
-    text, files = export_obj(made, include_texture=True, return_texture=True, mtl_name=f"{path.stem}.mtl")
+    library = f"{plain_name(path.stem)}.mtl"
+    text, files = export_obj(made, include_texture=True, return_texture=True, mtl_name=library)
     path.write_text(text, encoding="utf-8")
     for name, data in files.items():
         (path.parent / name).write_bytes(data)

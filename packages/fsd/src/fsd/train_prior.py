@@ -20,6 +20,7 @@ share each batch: all draw the noise of the whole one, so that several learn wha
 """
 
 import copy
+import os
 import time
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -79,7 +80,7 @@ def train_prior(config: PriorConfig, out: Path, resume: bool = False) -> dict[st
             f"a batch of {objects} objects cannot be shared evenly by {accelerator.num_processes} processes; give a "
             f"batch size that is a multiple of {config.views * accelerator.num_processes}"
         )
-    folder = RunFolder(out)
+    folder = RunFolder(os.path.expanduser(out))
     with ExitStack() as opened:
         if accelerator.is_main_process:
             # A finished run may be made longer: its schedule is constant up to where the last part began.

@@ -57,7 +57,7 @@ def write_video(
 
     Raises ValueError for another suffix or no frame.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     if path.suffix not in (".mp4", ".gif"):
         raise ValueError(f"{path.name}: a video ends in .mp4 or .gif")
     check_array(

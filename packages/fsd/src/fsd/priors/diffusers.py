@@ -50,7 +50,8 @@ class DiffusersPrior:
     perp_neg: steer away from the views that the camera does not see; twice the network's work.
     image_size: side in pixels of what it judges; the model's own if None.  Views of any size are resized to it.
     posterior: "mode" takes the mean of the VAE's posterior, so a run is a function of its state; "sample" draws from
-        it, as the code released with Consistent Flow Distillation does, from `generator`.
+        it, as the code released with Consistent Flow Distillation does, from `generator`.  A VAE that gives latents
+        and no posterior (AutoencoderTiny) has the "mode" alone.
     slicing: the VAE takes one image after another, and attention one slice.
     Raises ValueError for a pipeline or a scheduler that cannot be used, saying why.
     """
@@ -79,6 +80,11 @@ class DiffusersPrior:
             )
             raise ValueError(f"Perp-Neg needs negative prompts of views, and {why}; leave perp_neg out")
         refuse_unfit(pipeline, self.family)
+        vae = getattr(pipeline, "vae", None)
+        if posterior == "sample" and type(vae).__name__ == "AutoencoderTiny":
+            raise ValueError(
+                "posterior is 'sample', and an AutoencoderTiny has no posterior to draw from; use 'mode'"
+            )
         self.pipeline, self.process = pipeline, process_of(pipeline.scheduler)
         self.view_words, self.perp_neg, self.posterior = view_words, perp_neg, posterior
         self.device = torch.device(device) if device is not None else pipeline.device
@@ -187,9 +193,11 @@ class DiffusersPrior:
         if self.vae is None:
             return pixels
         config = self.vae.config
-        posterior = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist
-        latents = posterior.mean.to(pixels.dtype)
-        if self.posterior == "sample":
+        encoded = self.vae.encode(pixels.to(self.vae.dtype))
+        # Tiny autoencoders give the latents themselves.
+        posterior = getattr(encoded, "latent_dist", None)
+        latents = (encoded.latents if posterior is None else posterior.mean).to(pixels.dtype)
+        if self.posterior == "sample" and posterior is not None:
             drawn = torch.randn(latents.shape, generator=self.generator).to(latents)
             latents = latents + posterior.std.to(latents) * drawn
         if getattr(config, "latents_mean", None) is not None:

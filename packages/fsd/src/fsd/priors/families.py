@@ -22,7 +22,9 @@ Forward = Callable[[Any, Tensor, int | float, Rows, float | None, dict[str, Tens
 
 
 class Family(NamedTuple):
-    """`readers` pairs each tokenizer with how many tokens are read of it (None: as many as the tokenizer says)."""
+    """`readers` pairs each tokenizer with how many tokens are read of it (None: as many as the tokenizer says).
+
+    `vae`: whether the network works on latents."""
 
     name: str
     net: str
@@ -30,6 +32,7 @@ class Family(NamedTuple):
     forward: Forward
     readers: tuple[tuple[str, int | None], ...]
     distilled: bool = False
+    vae: bool = True
 
 
 def family_of(pipeline: Any) -> Family:
@@ -196,7 +199,7 @@ _STABLE_DIFFUSION = Family("Stable Diffusion", "unet", encode_stable_diffusion, 
 _SDXL = Family("SDXL", "unet", encode_sdxl, forward_unet, (_CLIP, ("tokenizer_2", None)))
 _PIXART_ALPHA = Family("PixArt-alpha", "transformer", encode_pixart, forward_pixart, (("tokenizer", 120),))
 _PIXART_SIGMA = Family("PixArt-sigma", "transformer", encode_pixart, forward_pixart, (("tokenizer", 300),))
-_DEEPFLOYD = Family("DeepFloyd-IF", "unet", encode_deepfloyd, forward_unet, (("tokenizer", 77),))
+_DEEPFLOYD = Family("DeepFloyd-IF", "unet", encode_deepfloyd, forward_unet, (("tokenizer", 77),), vae=False)
 _SD3 = Family(
     "Stable Diffusion 3",
     "transformer",

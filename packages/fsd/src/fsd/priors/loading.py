@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 
 from fsd.priors.families import FAMILIES, Family
 
@@ -33,6 +35,7 @@ def load_pipeline(
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     refuse_folder(path)
+    path = os.path.expanduser(path)
     try:
         index: Any = DiffusionPipeline.load_config(path)
         kind = index.get("_class_name")
@@ -47,8 +50,8 @@ def load_pipeline(
         if precision == "fp16" and "vae" in index:
             # Its gradient is needed, and many overflow in fp16.
             dtype = {"vae": torch.float32, "default": dtype}
-        pipeline = DiffusionPipeline.from_pretrained(path, dtype=dtype, **unused)
-    except OSError as error:
+        pipeline = _read(path, dtype=dtype, **unused)
+    except (OSError, EntryNotFoundError) as error:
         if Path(path).is_dir():
             raise OSError(f"{path} is incomplete or cannot be read ({_first_line(error)})") from error
         raise OSError(
@@ -57,6 +60,11 @@ def load_pipeline(
             "stabilityai/stable-diffusion-2-1-base, are no longer there: take a copy, or any other Stable Diffusion, "
             "SDXL, PixArt, SD3 or Flux. Without a network only folders and what is in the cache can be loaded."
         ) from error
+    missing = [name for name, part in pipeline.components.items() if _without_numbers(part)]
+    if missing:
+        raise OSError(
+            f"{path} is incomplete: its files hold no numbers for {', '.join(missing)}; download it again"
+        )
     if not offload:
         return pipeline.to(target)
     net = getattr(pipeline, FAMILIES[type(pipeline).__name__].net)
@@ -69,9 +77,42 @@ def load_pipeline(
     return pipeline
 
 
+def _read(path: str, **settings: Any) -> Any:
+    """The pipeline. Where weights lie there in a variant alone (`*.fp16.safetensors`), that one is read.
+
+    Raises OSError for files that are absent, damaged or belong to other networks.
+    """
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+    errors: list[OSError] = []
+    for variant in [None, *(variants_in(path) if Path(path).is_dir() else ["fp16"])]:
+        try:
+            return DiffusionPipeline.from_pretrained(path, variant=variant, **settings)
+        except OSError as error:
+            errors.append(error)
+        except (ImportError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            # Diffusers, transformers and safetensors raise many types for a damaged or foreign file.
+            raise OSError(f"{type(error).__name__}: {_first_line(error)}") from error
+    raise errors[0]
+
+
+def variants_in(folder: str | os.PathLike[str]) -> list[str]:
+    """Variants of the weights in a pipeline folder, fp16 and bf16 first: `model.fp16.safetensors` is "fp16"."""
+    names = [file.name for kind in ("safetensors", "bin") for file in Path(folder).glob(f"*/*.{kind}")]
+    found = {match[1] for name in names if (match := re.search(r"^[^.]+\.(\w+?)(-\d+-of-\d+)?\.\w+$", name))}
+    return sorted(found, key=lambda name: (name not in ("fp16", "bf16"), name != "fp16", name))
+
+
+def _without_numbers(part: Any) -> bool:
+    tensors = part.state_dict().values() if isinstance(part, torch.nn.Module) else ()
+    return any(value.is_meta for value in tensors)
+
+
 def refuse_folder(path: str | os.PathLike[str]) -> None:
     """Raises ValueError for a folder or file that is no pipeline, FileNotFoundError for a path that is not there."""
-    place = Path(path).expanduser()
+    place = Path(os.path.expanduser(path))
     if place.is_dir():
         index = place / "model_index.json"
         try:
@@ -99,8 +140,19 @@ def refuse_folder(path: str | os.PathLike[str]) -> None:
 
 
 def refuse_unfit(pipeline: Any, family: Family) -> None:
-    """Raises ValueError for networks of other jobs: inpainting, super-resolution, few-step distillates."""
-    net, vae = getattr(pipeline, family.net), getattr(pipeline, "vae", None)
+    """Raises ValueError for a pipeline without a part that is needed, and for networks of other jobs: inpainting,
+    super-resolution, few-step distillates."""
+    net, vae = getattr(pipeline, family.net, None), getattr(pipeline, "vae", None)
+    for name, part in ((family.net, net), ("scheduler", getattr(pipeline, "scheduler", None))):
+        if part is None:
+            raise ValueError(f"the pipeline has no {name}; give a whole {family.name}")
+    if vae is not None:
+        _refuse_vae(vae)
+    elif family.vae and net.config.in_channels != 3:
+        raise ValueError(
+            f"the pipeline has no vae, and its network takes latents of {net.config.in_channels} channels: images "
+            f"cannot be encoded; give a whole {family.name}"
+        )
     channels = net.config.in_channels
     expected = 3 if vae is None else vae.config.latent_channels * (4 if family.distilled else 1)
     if channels != expected:
@@ -112,6 +164,23 @@ def refuse_unfit(pipeline: Any, family: Family) -> None:
     if getattr(net.config, "time_cond_proj_dim", None) is not None:
         raise ValueError(
             "the network is a latent consistency model, made for few steps; give the model that it was made from"
+        )
+
+
+def _refuse_vae(vae: Any) -> None:
+    encoder = getattr(vae, "encoder", None)
+    lacks = [
+        name for name in ("latent_channels", "scaling_factor") if getattr(vae.config, name, None) is None
+    ]
+    if not callable(getattr(vae, "encode", None)) or not isinstance(encoder, torch.nn.Module):
+        raise ValueError(
+            f"the vae of the pipeline ({type(vae).__name__}) has no encoder, and images must be encoded; give one that "
+            "has, such as AutoencoderKL or AutoencoderTiny"
+        )
+    if lacks:
+        raise ValueError(
+            f"the vae of the pipeline ({type(vae).__name__}) has no {' and no '.join(lacks)} in its config, so the "
+            "size of its latents is not known; give an AutoencoderKL or AutoencoderTiny"
         )
 
 

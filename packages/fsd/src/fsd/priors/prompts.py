@@ -1,6 +1,7 @@
 """A prompt in all the views it is needed in, encoded once, and what each view of a batch takes of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from fsd.priors.families import Family, Rows
 
+# Above it, a tokenizer's length stands for "not known"; CLIP's is 77.
+UNKNOWN, CLIP_LENGTH = 10**6, 77
 NEGATIVE, PLAIN, FIRST_VIEW = 0, 1, 2
 
 
@@ -33,10 +36,52 @@ def encode(
             f"{negative_prompt!r}; leave it empty, or take another family"
         )
     texts = [negative_prompt, prompt, *in_views]
-    for text in texts:
-        refuse_too_long(pipeline, family, text)
-    with torch.no_grad():
+    refuse_without_encoder(pipeline, family)
+    with bounded(pipeline, family), torch.no_grad():
+        for text in texts:
+            refuse_too_long(pipeline, family, text)
         return EncodedPrompt(family.encode(pipeline, texts), bool(negative_prompt))
+
+
+@contextmanager
+def bounded(pipeline: Any, family: Family) -> Iterator[None]:
+    """Within it, tokenizers that do not know a length (transformers writes 1e30) have that of their text encoder.
+
+    It is the encoder's `max_position_embeddings`, or 77, CLIP's. Pipelines read the length from their tokenizer.
+    """
+    kept: list[tuple[Any, str, Any]] = []
+    try:
+        for name, most in family.readers:
+            tokenizer = getattr(pipeline, name, None)
+            if most is None and tokenizer is not None and tokenizer.model_max_length > UNKNOWN:
+                config = getattr(getattr(pipeline, encoder_of(name), None), "config", None)
+                length = getattr(config, "max_position_embeddings", None) or CLIP_LENGTH
+                kept.append((tokenizer, "model_max_length", tokenizer.model_max_length))
+                tokenizer.model_max_length = length
+                if getattr(pipeline, "tokenizer_max_length", 0) > UNKNOWN:
+                    kept.append((pipeline, "tokenizer_max_length", pipeline.tokenizer_max_length))
+                    pipeline.tokenizer_max_length = length
+        yield
+    finally:
+        for holder, name, value in kept:
+            setattr(holder, name, value)
+
+
+def encoder_of(tokenizer: str) -> str:
+    """The text encoder of a tokenizer: "text_encoder_2" of "tokenizer_2"."""
+    return tokenizer.replace("tokenizer", "text_encoder")
+
+
+def refuse_without_encoder(pipeline: Any, family: Family) -> None:
+    """Raises ValueError where a tokenizer is there and its text encoder is not; the third of SD3 may be absent."""
+    for name, _ in family.readers:
+        if getattr(pipeline, name, None) is not None and getattr(pipeline, encoder_of(name), None) is None:
+            if name == "tokenizer_3":
+                continue
+            raise ValueError(
+                f"the pipeline has a {name} and no {encoder_of(name)}, so no prompt can be encoded; give a whole "
+                f"{family.name}"
+            )
 
 
 def refuse_too_long(pipeline: Any, family: Family, text: str) -> None:
