@@ -356,7 +356,7 @@ def translated(places: dict[str, str], out: Path, **changes: Any) -> str:
     return found.hexdigest()
 
 
-@pytest.mark.parametrize("name", set(TRANSLATED) - {"workers", "pool"})
+@pytest.mark.parametrize("name", sorted(set(TRANSLATED) - {"workers", "pool"}))
 def test_every_setting_of_a_translation_acts(name: str, places: dict[str, str], tmp_path: Path) -> None:
     if "plain" not in _TRACES:
         _TRACES["plain"] = translated(places, tmp_path / "plain")
