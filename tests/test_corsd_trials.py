@@ -1,0 +1,54 @@
+"""The trials of corsd's second version: what they train on, what they are scored on, and how results are kept."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "corsd" / "trials.py"
+
+
+@pytest.fixture(scope="module")
+def trials():
+    spec = importlib.util.spec_from_file_location("corsd_trials", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_trials_are_scored_on_training_images_that_they_do_not_train_on(trials, tmp_path: Path) -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(3), 200))
+    images = np.arange(600, dtype=np.uint32).view(np.uint8).reshape(600, 2, 2, 1)  # each its own number
+    test = np.zeros((5, 2, 2, 1), np.uint8)
+    names = np.array(["a", "b", "c"])
+    np.savez(
+        tmp_path / "all.npz",
+        x_train=images,
+        y_train=labels,
+        x_test=test,
+        y_test=labels[:5],
+        class_names=names,
+    )
+    found = np.load(trials.held_out_data(tmp_path / "all.npz", tmp_path / "out.npz"))
+    assert [len(found[f"y_{part}"]) for part in ("train", "test")] == [150, 300]
+    numbers = [found[f"x_{part}"].reshape(-1, 4).view(np.uint32).ravel() for part in ("train", "test")]
+    assert not set(numbers[0]) & set(numbers[1])
+    for part, of in zip(("train", "test"), numbers, strict=True):
+        assert (labels[of] == found[f"y_{part}"]).all()
+
+
+def test_every_trial_is_a_run_of_setting_s(trials, tmp_path: Path) -> None:
+    for name in trials.TRIALS:
+        config = trials.configuration(name, tmp_path / "data.npz")
+        assert (config.epochs, config.width, config.image_size, config.threads) == (80, 16, 16, 1)
+    changed = trials.configuration("cross-entropy, rate 0.05, decay 0.002, batch 48", tmp_path / "data.npz")
+    assert (changed.optim.lr, changed.optim.weight_decay, changed.batch_size) == (0.05, 2e-3, 48)
+
+
+def test_results_are_lines_in_the_order_of_names(trials, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(trials, "RUNS", tmp_path / "runs")
+    path = tmp_path / "results.jsonl"
+    for name in ("b", "a"):
+        trials.add({"setting": "S", "trial": name, "seed": 0, "accuracy": 1.0}, path)
+    assert [line["trial"] for line in trials.known(path)] == ["a", "b"]
