@@ -145,11 +145,11 @@ def _optimise(
                 log.log(
                     step,
                     t=taken.guided.t,
-                    loss=taken.loss.item(),
+                    loss=taken.loss,
                     parts=loss_parts(taken),
                     grad_norm=gradient_norm(scene),
                     lr=optimizer.param_groups[0]["lr"],
-                    opacity=taken.view.opacity.mean().item(),
+                    opacity=taken.view.opacity.mean(),
                     time={"seconds": time.perf_counter() - begun},
                 )
             if step % config.picture_every == 0:

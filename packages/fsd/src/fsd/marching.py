@@ -17,6 +17,8 @@ from fsd.normals import surface_normals
 from fsd.occupancy import OccupancyGrid
 from fsd.render import Rays, check_rays, interval, nerfacc
 
+_KEPT = "_nerfacc_estimator"
+
 
 def obstacle(rays: Tensor) -> str | None:
     """Why marching is impossible for these rays, or None if it works; the first call on a GPU may compile."""
@@ -76,8 +78,13 @@ def march_rays(
 
 
 def _estimator(occupancy: OccupancyGrid) -> Any:
-    """nerfacc's grid with our cells in it."""
-    cube = torch.tensor([-occupancy.radius] * 3 + [occupancy.radius] * 3)
-    estimator = nerfacc.OccGridEstimator(cube, occupancy.resolution, levels=1).to(occupancy.occupied.device)
+    """nerfacc's grid with our cells in it, made once for a grid and device: making one copies from the host."""
+    device = occupancy.occupied.device
+    # Beside the module's own state: neither a parameter nor part of a checkpoint.
+    estimator = vars(occupancy).get(_KEPT)
+    if estimator is None or estimator.binaries.device != device:
+        cube = torch.tensor([-occupancy.radius] * 3 + [occupancy.radius] * 3)
+        estimator = nerfacc.OccGridEstimator(cube, occupancy.resolution, levels=1).to(device)
+        vars(occupancy)[_KEPT] = estimator
     estimator.binaries = occupancy.occupied[None]
     return estimator

@@ -9,6 +9,7 @@ for bit.
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from shared_core.ops.host import read_back
 from torch import Tensor, nn
 
 from fsd.fields import Field
@@ -44,7 +45,7 @@ class OccupancyGrid(nn.Module):
         if step % self.every:
             return
         # The first look is at all eight places of a cell, a later one at the next of them.
-        first = not bool(self.seen.any())
+        first = not bool(read_back(self.seen.any(), "did anybody look into the cells before?"))
         places = range(8) if first else [step // self.every % 8]
         self.seen *= self.decay
         for place in places:

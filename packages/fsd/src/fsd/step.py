@@ -7,6 +7,7 @@
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from fsd.build import views_at
@@ -67,13 +68,13 @@ def regularisers(config: GenerateConfig, view: Render) -> Tensor | float:
     )
 
 
-def gradient_norm(scene: Scene) -> float:
+def gradient_norm(scene: Scene) -> Float[Tensor, ""]:
     """Of all parameters together, as the last step left it."""
     norms = [p.grad.norm() for p in scene.parameters() if p.grad is not None]
-    return torch.stack(norms).norm().item()
+    return torch.stack(norms).norm()
 
 
-def loss_parts(taken: Taken) -> dict[str, float]:
-    """The loss of the guidance, and what regularizers add to it."""
-    guidance = taken.guided.loss.item()
-    return {"guidance": guidance, "regularizers": taken.loss.item() - guidance}
+def loss_parts(taken: Taken) -> dict[str, Float[Tensor, ""]]:
+    """The loss of the guidance, and what regularizers add to it; on the device, for the log to read at once."""
+    guidance = taken.guided.loss.detach()
+    return {"guidance": guidance, "regularizers": taken.loss.detach() - guidance}

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from shared_core.data.sampling import keyed_generator_seed
 from torch import Tensor, nn
 
 from fsd.cameras import Cameras, rays
@@ -41,6 +42,7 @@ class SurfaceNoise(nn.Module):
             raise ValueError(f"cells={cells}, rays_per_pixel={rays_per_pixel}; both must be positive")
         self.cells, self.rays_per_pixel, self.refresh = cells, rays_per_pixel, share("refresh", refresh)
         self.generator = seeded(seed)
+        self.seed, self.renewals = seed, 0
         self.latent_shape: Shape | None = None
         if latent_shape is not None:
             self.allocate(latent_shape)
@@ -94,18 +96,33 @@ class SurfaceNoise(nn.Module):
         )
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """The generator's state."""
-        return {"generator": self.generator.get_state()}
+        """The generator's state, and how often the noise was renewed."""
+        return {"generator": self.generator.get_state(), "renewals": torch.tensor(self.renewals)}
 
     def set_extra_state(self, state: Any) -> None:
         """Puts it back."""
         self.generator.set_state(state["generator"].cpu())
+        self.renewals = int(state["renewals"])
 
     def _renew(self) -> None:
         keep, new = math.sqrt(1 - self.refresh), math.sqrt(self.refresh)
-        for buffer in (self.table, self.behind):
-            drawn = draw(self.generator, *buffer.shape).to(buffer)
-            buffer.mul_(keep).add_(drawn, alpha=new)
+        for number, buffer in enumerate((self.table, self.behind)):
+            buffer.mul_(keep).add_(self._fresh(buffer, number), alpha=new)
+        self.renewals += 1
+
+    def _fresh(self, like: Tensor, number: int) -> Tensor:
+        """New Gaussians where they are needed: the table has a million numbers, too many to send at every step.
+
+        So this noise is another one on each kind of device; what is drawn once, at the start, is the same on all.
+        """
+        if like.device.type == "cpu":
+            return draw(self.generator, *like.shape).to(like)
+        if like.is_meta:
+            return torch.randn_like(like)
+        generator = torch.Generator(like.device).manual_seed(
+            keyed_generator_seed(self.seed, self.renewals, number, 0)
+        )
+        return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
 
 
 def _hash(cell: Tensor, size: int) -> Tensor:

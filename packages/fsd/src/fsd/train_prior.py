@@ -187,10 +187,10 @@ def _train(config: PriorConfig, folder: RunFolder, accelerator: Accelerator) -> 
             bar.update()
 
             if step % config.log_every == 0 or step in (1, config.steps):
-                mean = accelerator.reduce(loss.detach(), "mean").item()
+                mean = accelerator.reduce(loss.detach(), "mean")
                 used = used_everywhere(accelerator, begun)
                 if log is not None:
-                    log.log(step, loss=mean, grad_norm=norm.item(), lr=lr, time={"core_seconds": used})
+                    log.log(step, loss=mean, grad_norm=norm, lr=lr, time={"core_seconds": used})
             stopped = stop.agreed()
             if stopped or step % config.checkpoint_every == 0 or step == config.steps:
                 seconds = used_everywhere(accelerator, begun)
