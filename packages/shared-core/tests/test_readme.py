@@ -16,7 +16,9 @@ def test_the_example_runs():
 
 def test_every_module_is_in_the_table():
     table = README.read_text(encoding="utf-8").split("## What is here")[1].split("##")[0]
-    listed = set(re.findall(r"`((?:ops|data|run)\.\w+|nets|hub|testing)`", table))
+    listed = set(
+        re.findall(r"`((?:ops|data|run)\.\w+|nets|hub|testing|from_file|fitting_weights|onnx_files)`", table)
+    )
     present = {
         ".".join(path.relative_to(SOURCE).with_suffix("").parts)
         for path in SOURCE.rglob("*.py")

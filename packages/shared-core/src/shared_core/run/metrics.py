@@ -10,11 +10,11 @@ bit with that of a straight one.
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shared_core.ops.host import at_once
 from shared_core.run.atomic import write_bytes
 from shared_core.run.seal import RunFolderError
 from shared_core.run.trackers import open_tracker, scalars
@@ -42,7 +42,11 @@ class MetricsLog:
 
         Floats are written so that reading gives the same bits; NaN and infinities as text, JSON has none.
         """
-        unpacked = {name: _unpacked(value) for name, value in at_once(values).items()}
+        if "torch" in sys.modules:  # else there is no tensor, and no reason to wait for its import
+            from shared_core.ops.host import at_once
+
+            values = at_once(values)
+        unpacked = {name: _unpacked(value) for name, value in values.items()}
         record: dict[str, Any] = {"step": step, **{name: _plain(value) for name, value in unpacked.items()}}
         if time is not None:
             record["time"] = _plain(_unpacked(time))
