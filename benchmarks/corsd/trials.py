@@ -88,10 +88,12 @@ def configuration(name: str, data: Path) -> Any:
     """Setting S with the changes of a trial."""
     from corsd.config import TrainConfig
 
-    values = TrainConfig(
-        threads=1, device="cpu", log_every=100, checkpoint_every=500, data=f"npz:{data}", model="small:resnet18",
-        width=16, image_size=16, batch_size=96, epochs=80, augment="crop_flip",
-    ).model_dump()  # fmt: skip
+    setting = {
+        "threads": 1, "device": "cpu", "log_every": 100, "checkpoint_every": 500, "data": f"npz:{data}",
+        "model": "small:resnet18", "width": 16, "image_size": 16, "batch_size": 96, "epochs": 80,
+        "augment": "crop_flip",
+    }  # fmt: skip
+    values = TrainConfig.model_validate(setting).model_dump()
     for path, value in TRIALS[name].items():
         *parents, last = path.split(".")
         at = values
