@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
+from shared_core.ops.host import read_back
 from torch import Tensor, nn
 
 from fsd.cameras import Cameras
@@ -137,7 +138,8 @@ class Guidance(nn.Module):
                 self.prior, x.detach(), t, noise, condition, self.guidance_scale, cameras, self.generator
             )
             direction = self.direction(view)
-            if not bool(torch.isfinite(direction).all()):
+            # All that a step waits for on a GPU.
+            if not bool(read_back(torch.isfinite(direction).all(), "is the prior's answer finite?")):
                 raise FloatingPointError(
                     f"the prior {type(self.prior).__name__} gave numbers that are not finite at t={t:.3f}: look at "
                     "the rendered image, lower the guidance scale, or use precision fp32 or bf16"
