@@ -207,14 +207,17 @@ def translate(arguments: list[str]) -> int:
             f"steps={settings.steps}, size={settings.size}; give 1 or more, and a multiple of 4 from 8 on"
         )
     with user_errors():
-        choose_device(given.device)
+        device = choose_device(given.device)
         config = AdaptConfig.model_validate({"data_root": given.data_root})
         source = open_domain(config, given.source, "train")
         target = open_domain(config, given.target, "train", labelled=False)
         judge, judged = None, source
         if given.judge is not None:
             judging = open_trained(cell_folders(given.judge)[0])
-            judge, judged = judging.model.classifier, in_classes_of(source, judging.class_names, given.source)
+            judge, judged = (
+                judging.model.classifier.to(device),
+                in_classes_of(source, judging.class_names, given.source),
+            )
     # It reads nothing from the folder: all flags have to come again.
     flags = [word for word in arguments if word != "--resume"]
     again = f"calib translate {shlex.join(flags)} --resume"
@@ -222,7 +225,7 @@ def translate(arguments: list[str]) -> int:
         train_translation(source, target, settings, given.seed, given.out, given.resume, given.device)
         with user_errors():
             if is_main():
-                translation = load_translation(given.out)
+                translation = load_translation(given.out, device=device)
                 count = write_translations(translation, source, given.out)
                 print(f"wrote {count} images: calib adapt --translated imagefolder:{given.out} ...")
                 flips = None

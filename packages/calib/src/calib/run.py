@@ -227,13 +227,14 @@ def adapt_model(
             student = Normalized(
                 open_classifier("small:lenet", domains.num_classes, domains.channels),
                 *normalization(config, domains.channels),
-            )
+            ).to(device)
             source, target = (
                 to_float(all_images(part)) for part in (domains.source_train, domains.target_train)
             )
             surrogate = distil_surrogate(
-                model.ask, source, target, student, config.surrogate_steps, seed=seed
-            )
+                lambda images: model.ask(images.to(device)),
+                source, target, student, config.surrogate_steps, seed=seed,
+            )  # fmt: skip
             trained = attach(surrogate.net, model.calibrator)
         else:
             note = "with pixels only: the classifier gives no gradient"

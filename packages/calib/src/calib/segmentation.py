@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int, Int64, UInt8
 from shared_core.data.augment import to_float
 from shared_core.data.sampling import keyed_generator_seed, shuffled_plan
+from shared_core.ops.host import read_back
 from shared_core.run.guard import FiniteGuard
 from torch import Tensor, nn
 from torch.nn import functional
@@ -82,8 +83,8 @@ def train_segmenter(
 ) -> list[float]:
     """Trains `net` in place (AdamW, one cycle, cross-entropy) and returns the mean loss of each epoch.
 
-    A step sees crops of `settings.crop` pixels (height, width), half of them mirrored; all draws are a pure
-    function of `seed`.  Pixels labelled `ignore` do not count.  The net is left in eval mode.
+    The net is trained on the device where it is.  A step sees crops of `settings.crop` pixels (height, width), half of
+    them mirrored; all draws are a pure function of `seed`.  Pixels labelled `ignore` do not count.  The net is left in eval mode.
 
     Raises ValueError if images and masks do not fit each other or fill no batch, NonFiniteError for a loss that is
     not finite.
@@ -95,9 +96,10 @@ def train_segmenter(
         )
     plan = shuffled_plan(len(images), settings.batch_size, seed)
     steps = settings.epochs * (len(images) // settings.batch_size)
+    device = next(net.parameters()).device
     with torch.no_grad():
-        classes = net.eval()(to_float(images[:1])).shape[1]
-    weights = class_weights(masks, classes, ignore, settings.balance)
+        classes = net.eval()(to_float(images[:1].to(device))).shape[1]
+    weights = class_weights(masks, classes, ignore, settings.balance).to(device)
     guard = FiniteGuard("error")
     optimizer = torch.optim.AdamW(
         net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -109,18 +111,19 @@ def train_segmenter(
     net.train()
     for epoch in range(settings.epochs):
         generator = torch.Generator().manual_seed(keyed_generator_seed(seed, epoch, 0, 1))
-        total = 0.0
+        seen = []
         table = plan(epoch)
         for row in table:
             x, y = _crop_and_mirror(images[row[:, 0]], masks[row[:, 0]], settings.crop, generator)
+            x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
             loss = functional.cross_entropy(net(to_float(x)), y.long(), weights, ignore_index=ignore)
             guard.accepts({"cross_entropy": loss}, schedule.last_epoch + 1)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-            total += float(loss.detach())
-        losses.append(total / len(table))
+            seen.append(loss.detach())
+        losses.append(sum(read_back(torch.stack(seen), "the mean loss of an epoch").tolist()) / len(table))
     net.eval()
     return losses
 

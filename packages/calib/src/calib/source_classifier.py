@@ -152,7 +152,7 @@ def train_on(
     if segmentation:
         masks = cast(ArrayMasks, dataset)
         settings = SegmenterSettings(epochs=round(t.epochs), batch_size=t.batch_size)
-        train_segmenter(net, masks.images, masks.masks, settings, seed, config.ignore_label)
+        train_segmenter(net.to(device), masks.images, masks.masks, settings, seed, config.ignore_label)
         return
     train_classifier(
         net,

@@ -41,8 +41,12 @@ class Translation(NamedTuple):
     poses: Poses | None = None
 
 
-def load_translation(folder: str | os.PathLike[str], direction: str = "generator") -> Translation:
+def load_translation(
+    folder: str | os.PathLike[str], direction: str = "generator", device: str | torch.device = "cpu"
+) -> Translation:
     """The generator of a finished :func:`calib.translate.train_translation`; `direction` "back" gives the other one.
+
+    Images are translated on `device`.
 
     Raises ValueError if there is none.
     """
@@ -52,7 +56,7 @@ def load_translation(folder: str | os.PathLike[str], direction: str = "generator
     values = yaml.safe_load(config.read_text(encoding="utf-8"))
     net = generator(values["channels"], values["width"], values["blocks"])
     read_weights(net, Path(folder) / f"{direction}.safetensors")
-    net.eval().requires_grad_(False)
+    net.to(device).eval().requires_grad_(False)
     like = None
     # The way back starts at the target, whose poses are its own.
     if values.get("pose") and direction == "generator":
@@ -109,17 +113,20 @@ def label_flips(
 ) -> dict[str, float]:
     """Share of `source`, in percent, that `predict` (images in [0, 1] to logits) names otherwise than its label.
 
+    `predict` gets images on the generator's device.
+
     "before" is of the images as they are, "after" of their translations.  A flip has two causes that no classifier
     of one domain tells apart: the digit changed, or the style is strange to the classifier.  A classifier that knows
     the target's style gives a fair "after".
     """
     wrong = {"before": 0, "after": 0}
     total = 0
+    device = next(translation.generator.parameters()).device
     with torch.no_grad():
         plain = _floats(Fitted(source, fitting(translation.size, translation.channels)))
         for (images, labels), (translated, _) in zip(plain, _translated(translation, source), strict=True):
             for name, x in (("before", images), ("after", translated)):
-                answers = predict(x).argmax(1).to(labels.device)
+                answers = predict(x.to(device)).argmax(1).to(labels.device)
                 wrong[name] += int((answers != labels).sum())
             total += len(labels)
     return {name: 100 * count / total for name, count in wrong.items()}
