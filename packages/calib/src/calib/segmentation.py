@@ -84,7 +84,8 @@ def train_segmenter(
     """Trains `net` in place (AdamW, one cycle, cross-entropy) and returns the mean loss of each epoch.
 
     The net is trained on the device where it is.  A step sees crops of `settings.crop` pixels (height, width), half of
-    them mirrored; all draws are a pure function of `seed`.  Pixels labelled `ignore` do not count.  The net is left in eval mode.
+    them mirrored; all draws are a pure function of `seed`.  Pixels labelled `ignore` do not count.  The net is left in
+    eval mode.
 
     Raises ValueError if images and masks do not fit each other or fill no batch, NonFiniteError for a loss that is
     not finite.
