@@ -109,7 +109,7 @@ def test_latency_ratio_of_a_real_body_is_above_that_of_none():
 
 def test_labels_beyond_the_classes_are_refused_in_words():
     with pytest.raises(
-        ValueError, match="labels up to 3, but the classifier 3 classes, 0 to 2: match them by name"
+        ValueError, match="labels up to 3, but the classifier has 3 classes, 0 to 2: match them by name"
     ):
         evaluate_classifier(Brightness(), levels(0, 1, 2, 3, labels=[0, 1, 2, 3]), 3, CPU)
 

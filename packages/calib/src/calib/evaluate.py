@@ -40,7 +40,7 @@ def evaluate_classifier(
     for images, labels in dealt_loader(dataset, 500, workers, *part):
         if int(labels.max()) >= num_classes:
             raise ValueError(
-                f"the images have labels up to {int(labels.max())}, but the classifier {num_classes} classes, 0 to "
+                f"the images have labels up to {int(labels.max())}, but the classifier has {num_classes} classes, 0 to "
                 f"{num_classes - 1}: match them by name with shared_core.data.classes.in_classes_of"
             )
         found = predict(as_floats(images.to(device))).argmax(1).cpu()

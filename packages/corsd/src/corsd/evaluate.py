@@ -117,7 +117,7 @@ def _judged(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, int
     classes = logits.shape[1]
     if int(labels.max()) >= classes:
         raise ValueError(
-            f"the images have labels up to {int(labels.max())}, but the net {classes} classes, 0 to {classes - 1}: "
+            f"the images have labels up to {int(labels.max())}, but the net has {classes} classes, 0 to {classes - 1}: "
             "match them by name with shared_core.data.classes.in_classes_of"
         )
     confidence, predicted = logits.softmax(1).max(1)
