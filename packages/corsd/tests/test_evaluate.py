@@ -72,7 +72,7 @@ def test_a_class_without_images_has_no_figure():
 
 def test_labels_beyond_the_classes_are_refused():
     data, _ = _set()
-    with pytest.raises(ValueError, match="labels up to 4, but the net 4 classes, 0 to 3"):
+    with pytest.raises(ValueError, match="labels up to 4, but the net has 4 classes, 0 to 3"):
         evaluate(Brightest(), ArrayImages(data.images, torch.full((300,), 4)), PREPROCESS, CPU)
 
 
