@@ -221,14 +221,14 @@ import _diversity_cells as cells
 from fsd import generate
 from test_benchmark_diversity import cell
 
-take_step = generate.take_step
+take_step = generate.try_step
 
 def dying(config, step, *more):
     if step == 7:
         os.kill(os.getpid(), signal.SIGKILL)
     return take_step(config, step, *more)
 
-generate.take_step = dying
+generate.try_step = dying
 cells.work([cell(steps=12)], Path({weights!r}), Path({root!r}) / "cells", Path({root!r}) / "runs")
 """
 

@@ -223,6 +223,7 @@ def test_the_other_keys_reach_what_they_are_for(
 
 ELSEWHERE = {
     *("prompts", "negative_prompt", "device", "threads", "jobs", "tracker"),
+    "on_nonfinite",  # test_skipped_steps.py
     *("field.marching", "cameras.distance", "cameras.fov_deg"),
 }
 

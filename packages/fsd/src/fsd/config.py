@@ -131,6 +131,10 @@ class GenerateConfig(Config):
         None, ge=8, description="Side of the images a diffusion model sees; default: what it was trained on."
     )
     threads: Suppress[int | None] = Field(None, ge=1, description="Threads of a process on a CPU.")
+    on_nonfinite: Suppress[Literal["error", "skip"]] = Field(
+        "error",
+        description="skip: a step with numbers that are not finite changes nothing; at most 10 in a row.",
+    )
     log_every: Suppress[int] = Field(10, ge=1)
     picture_every: Suppress[int] = Field(50, ge=1)
     checkpoint_every: Suppress[int] = Field(200, ge=1)

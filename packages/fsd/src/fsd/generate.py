@@ -21,6 +21,7 @@ from shared_core.run import checkpoint
 from shared_core.run.atomic import write_bytes
 from shared_core.run.checkpoint import CheckpointError
 from shared_core.run.folder import RunFolder
+from shared_core.run.guard import FiniteGuard
 from shared_core.run.metrics import MetricsLog, cut_back
 from shared_core.run.seal import seal, write_sealed
 from shared_core.run.stop import StopFlag
@@ -33,7 +34,7 @@ from fsd.mesh import extract_mesh, write_mesh
 from fsd.objects import squares
 from fsd.priors.base import Prior
 from fsd.scene import Render, Scene
-from fsd.step import gradient_norm, loss_parts, take_step
+from fsd.step import gradient_norm, loss_parts, try_step
 from fsd.turntable import to_bytes, turntable_frames, write_video
 
 GREY = 0.5
@@ -103,7 +104,8 @@ def _optimise(
     if generators["prior"] is not None:
         # What an object sees must not depend on those that the process made before.
         generators["prior"].manual_seed(seed)
-    saved = {"scene": scene, "guide": guide, "optimizer": optimizer}
+    guard = FiniteGuard(config.on_nonfinite)
+    saved = {"scene": scene, "guide": guide, "optimizer": optimizer, "guard": guard}
     state: dict[str, Any] = {"seconds": 0.0, "calls": 0, "memory": 0.0}
 
     # where an earlier process stopped
@@ -137,11 +139,13 @@ def _optimise(
     bar = tqdm(total=config.steps, initial=step, desc=folder.path.name, disable=None, leave=False)
     with bar, MetricsLog(folder.metrics, config.tracker, "fsd") as log:
         while step < config.steps:
-            taken = take_step(config, step, scene, guide, optimizer, encoded, view_generator, ray_generator)
+            taken = try_step(
+                config, step, scene, guide, optimizer, encoded, view_generator, ray_generator, guard
+            )
             step += 1
             bar.update()
 
-            if step % config.log_every == 0 or step in (1, config.steps):
+            if taken is not None and (step % config.log_every == 0 or step in (1, config.steps)):
                 log.log(
                     step,
                     t=taken.guided.t,
@@ -162,6 +166,7 @@ def _optimise(
     return {
         "seconds": state["seconds"],
         "network_calls": state["calls"],
+        "skipped_steps": guard.skipped,
         "peak_memory_gb": state["memory"],
     }
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
+from shared_core.ops.snapshot import take_back
+from shared_core.run.guard import FiniteGuard, largest_gradient
 from torch import Tensor
 
 from fsd.build import views_at
@@ -37,6 +39,63 @@ def take_step(
     rays: torch.Generator,
 ) -> Taken:
     """Step number `step`, from 0 on.  `views` draws cameras, on the CPU; `rays` samples along rays, on the device."""
+    taken = _look(config, step, scene, guide, optimizer, encoded, views, rays)
+    _apply(config, step, scene, optimizer)
+    return taken
+
+
+def try_step(
+    config: GenerateConfig,
+    step: int,
+    scene: Scene,
+    guide: Guidance,
+    optimizer: torch.optim.Optimizer,
+    encoded: Any,
+    views: torch.Generator,
+    rays: torch.Generator,
+    guard: FiniteGuard,
+) -> Taken | None:
+    """As `take_step`; under the guard's policy "skip" None for a step with numbers that are not finite.
+
+    A skipped step changes nothing but the guard's counter: scene, optimizer, noise, VSD's LoRA and all generators are
+    what they were.  Raises FloatingPointError or NonFiniteError under policy "error", and after too many in a row.
+    """
+    if guard.policy == "error":
+        return take_step(config, step, scene, guide, optimizer, encoded, views, rays)
+    generators = [g for g in (views, rays, getattr(guide.prior, "generator", None)) if g is not None]
+    states = [g.get_state() for g in generators]
+    # A guidance may learn: VSD's network for the camera.
+    learned = [(p, p.detach().clone()) for p in guide.parameters()]
+    before = guard.snapshot(scene, guide)
+    try:
+        taken = _look(config, step, scene, guide, optimizer, encoded, views, rays)
+        judged = {"loss": taken.loss, "gradient": largest_gradient(scene)}
+    except FloatingPointError:
+        taken, judged = None, {"guidance": torch.tensor(float("nan"))}
+    if guard.accepts(judged, step + 1):
+        _apply(config, step, scene, optimizer)
+        return taken
+    with torch.no_grad():
+        for parameter, value in learned:
+            parameter.copy_(value)
+    take_back([before])
+    for generator, state in zip(generators, states, strict=True):
+        generator.set_state(state)
+    optimizer.zero_grad()
+    return None
+
+
+def _look(
+    config: GenerateConfig,
+    step: int,
+    scene: Scene,
+    guide: Guidance,
+    optimizer: torch.optim.Optimizer,
+    encoded: Any,
+    views: torch.Generator,
+    rays: torch.Generator,
+) -> Taken:
+    """Render, guide and differentiate; the scene stays as it is."""
     progress = step / config.steps
     batch, size = views_at(config, progress)
     c = config.cameras
@@ -53,11 +112,15 @@ def take_step(
     loss = guided.loss + regularisers(config, view)
     optimizer.zero_grad()
     loss.backward()
+    return Taken(guided, view, loss)
+
+
+def _apply(config: GenerateConfig, step: int, scene: Scene, optimizer: torch.optim.Optimizer) -> None:
+    """Everything of a step that changes the scene."""
     if config.optim.clip_norm is not None:
         torch.nn.utils.clip_grad_norm_(scene.parameters(), config.optim.clip_norm)
     optimizer.step()
     scene.update_occupancy(step)
-    return Taken(guided, view, loss)
 
 
 def regularisers(config: GenerateConfig, view: Render) -> Tensor | float:
