@@ -105,7 +105,9 @@ def _optimise(
         # What an object sees must not depend on those that the process made before.
         generators["prior"].manual_seed(seed)
     guard = FiniteGuard(config.on_nonfinite)
-    saved = {"scene": scene, "guide": guide, "optimizer": optimizer, "guard": guard}
+    saved = {"scene": scene, "guide": guide, "optimizer": optimizer}
+    if config.on_nonfinite == "skip":
+        saved["guard"] = guard  # it counts only where it lets steps pass
     state: dict[str, Any] = {"seconds": 0.0, "calls": 0, "memory": 0.0}
 
     # where an earlier process stopped
