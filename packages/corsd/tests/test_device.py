@@ -8,6 +8,7 @@ from corsd import Distiller, train
 from corsd.config import Method, TrainConfig
 from corsd.data import Data
 from corsd.nets import small_resnet
+from corsd.rows import relation_auc
 from shared_core.data.preprocess import Preprocess
 from shared_core.run.guard import FiniteGuard, largest_gradient
 from shared_core.testing import pretend_device
@@ -24,7 +25,7 @@ FINITE, CLASSES_OF_BATCH, STEPS_DONE = (
     "which classes does the batch hold?",
     "how many steps are done?",
 )
-COUNTS = {"corsd", "ps_kd"}
+COUNTS = {"corsd", "ps_kd", "corsd_v2", "mixup", "cutmix"}
 """Methods that count steps: the count is read once, when the state comes from elsewhere."""
 
 
@@ -89,6 +90,28 @@ def test_every_form_of_the_distiller_keeps_to_the_device(settings):
         guard.snapshot(made, rows=made.written_rows(LABELS))
         step(made, optimizer, images, LABELS, guard)
     assert reasons == [STEPS_DONE, FINITE]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rows": 1.0, "row_distillation": 1.0, "ensemble": 1.0},
+        {"rows": 0.0, "mixing": "cutmix"},
+        {"mixing": "off"},
+    ],
+    ids=str,
+)
+def test_every_form_of_version_2_keeps_to_the_device(settings):
+    made, optimizer, images = on_the_device("corsd_v2", relational=settings)
+    with pretend_device() as reasons:
+        step(made, optimizer, images, LABELS, FiniteGuard())
+    assert reasons == [STEPS_DONE, FINITE]
+
+
+def test_the_area_of_relations_is_computed_on_the_device():
+    with pretend_device() as reasons:
+        relation_auc(torch.zeros(12, 12, device=META), LABELS.to(META))
+    assert reasons == []
 
 
 def test_the_shares_of_the_gradient_are_read_at_once():

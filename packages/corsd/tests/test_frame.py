@@ -8,9 +8,10 @@ from typing import NamedTuple
 import pytest
 import torch
 import torchvision.models as tv
-from corsd import Distiller, TripletDataset, baselines, find_stages
+from corsd import Distiller, RelationalDistiller, TripletDataset, baselines, find_stages
 from corsd.baselines import ClassWise, CrossEntropy, ExitMethod, LastBatch, ProgressiveSelf
 from corsd.frame import check_first_step
+from corsd.mixing import MixedCrossEntropy
 from corsd.nets import small_resnet
 from corsd.relation import LogitRelation
 from shared_core.testing import assert_same_state
@@ -50,6 +51,9 @@ def methods(net, **options):
     yield "cs_kd", ClassWise(net, 2, **options)
     yield "ps_kd", ProgressiveSelf(net, 2, 6, 12, **options)
     yield "dlb", LastBatch(net, 2, 3, **options)
+    yield "corsd_v2", RelationalDistiller(net, num_classes=2, **stages, **options)
+    yield "mixup", MixedCrossEntropy(net, 2, "mixup", **options)
+    yield "cutmix", MixedCrossEntropy(net, 2, "cutmix", **options)
 
 
 NAMES = [name for name, _ in methods(Small())]

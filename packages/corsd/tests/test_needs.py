@@ -32,6 +32,7 @@ BASE = {
 }
 VARIANT, WEIGHTS = "relations.variant.", "relations.weights."
 RKD = {"method": "rkd"}
+V2, VERSION_2 = "relational.", {"method": "corsd_v2"}
 
 # key: the value it is changed to, and what has to stand beside it
 ACTS = {
@@ -84,6 +85,17 @@ ACTS = {
     VARIANT + "attention": (True, {}),
     VARIANT + "temperature": (1.0, {}),
     VARIANT + "margin": (0.5, {}),
+    V2 + "mixing": ("cutmix", VERSION_2),
+    V2 + "deep_supervision": (0.5, VERSION_2),
+    V2 + "rows": (1.0, VERSION_2),
+    V2 + "row_distillation": (1.0, VERSION_2),
+    V2 + "ensemble": (1.0, VERSION_2),
+    V2 + "tau": (0.5, VERSION_2),
+    V2 + "temperature": (1.0, {**VERSION_2, V2 + "ensemble": 1.0}),
+    V2 + "beta": (1.0, {**VERSION_2, V2 + "ensemble": 1.0}),
+    V2 + "ramp": (1.0, {**VERSION_2, V2 + "row_distillation": 1.0}),
+    V2 + "embedding": (16, VERSION_2),
+    V2 + "alpha": (0.2, {"method": "mixup"}),
 }
 
 
@@ -210,6 +222,11 @@ OFF = {
     VARIANT + "temperature": [{VARIANT + "aux_kl": "raw_logits"}],
     VARIANT + "margin": [{WEIGHTS + "triplet": 0}],
     "relations.exits": [{"method": "ce"}, {"method": "rkd", "controls": ["ce"]}],
+    V2 + "mixing": [{}, {"method": "mixup"}],
+    V2 + "row_distillation": [{}, {**VERSION_2, V2 + "rows": 0}],
+    V2 + "temperature": [{}, VERSION_2],
+    V2 + "ramp": [{}, VERSION_2],
+    V2 + "alpha": [{}, {**VERSION_2, V2 + "mixing": "off"}],
 }
 OTHERWISE = {"label_smoothing", "relations.relation_weight", "evaluate_every", "optim.momentum"}
 OTHERWISE |= {"data_root", "download", "on_bad"}

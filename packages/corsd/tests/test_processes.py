@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.distributed as dist
-from corsd import Distiller, Variant, Weights, baselines
+from corsd import Distiller, RelationalDistiller, RelationalWeights, Variant, Weights, baselines
 from corsd.baselines import ClassWise, CrossEntropy, ExitMethod, LastBatch, ProgressiveSelf
+from corsd.mixing import MixedCrossEntropy
 from corsd.pairs import class_pair_plan, last_batch_plan, triplet_plan
 from shared_core.data.sampling import shuffled_plan
 from shared_core.testing import run_ranks
@@ -29,6 +30,12 @@ def distiller(net, **options):
     return Distiller(net, ["0", "1"], 6, EXAMPLE, norm="group", **options)
 
 
+def relational(net, **options):
+    return RelationalDistiller(net, ["0", "1"], 6, EXAMPLE, norm="group", **options)
+
+
+ALL_TERMS = RelationalWeights(rows=0.5, row_distillation=0.5, ensemble=0.5, warmup_steps=5)
+
 METHODS = {
     "corsd": distiller,
     "corsd triplets": lambda net: distiller(net, pairs="triplets"),
@@ -43,6 +50,11 @@ METHODS = {
     "cs_kd": lambda net: ClassWise(net, 6),
     "ps_kd": lambda net: ProgressiveSelf(net, 6, IMAGES, STEPS * BATCH),
     "dlb": lambda net: LastBatch(net, 6, BATCH // 2),
+    "corsd_v2": relational,
+    "corsd_v2 all terms": lambda net: relational(net, weights=ALL_TERMS, mixing="cutmix"),
+    "corsd_v2 unmixed": lambda net: relational(net, weights=ALL_TERMS, mixing="off"),
+    "mixup": lambda net: MixedCrossEntropy(net, 6, "mixup"),
+    "cutmix": lambda net: MixedCrossEntropy(net, 6, "cutmix"),
 }
 
 
@@ -100,7 +112,7 @@ def test_two_processes_equal_one(name, two_processes):
 
 def buffers_sent() -> dict[str, list[str]]:
     sent = {}
-    for name in ("corsd", "ps_kd", "dlb"):
+    for name in ("corsd", "ps_kd", "dlb", "corsd_v2", "mixup"):
         model = nn.parallel.DistributedDataParallel(METHODS[name](group_norm_net()))
         buffers = {id(buffer) for buffer in model.modules_buffers}
         sent[name] = [n for n, b in model.module.named_buffers() if id(b) in buffers]
@@ -109,7 +121,8 @@ def buffers_sent() -> dict[str, list[str]]:
 
 def test_tables_that_all_processes_compute_are_not_sent_at_every_step():
     for sent in run_ranks(buffers_sent, 2):
-        assert sent == {"corsd": [], "ps_kd": [], "dlb": ["last", "last_index"]}
+        tables = {"corsd": [], "ps_kd": [], "dlb": ["last", "last_index"], "corsd_v2": [], "mixup": []}
+        assert sent == tables
 
 
 def a_net_inside_of_ddp() -> str:

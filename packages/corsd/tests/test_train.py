@@ -57,6 +57,8 @@ METHODS = {
     "ps_kd": {},
     "dlb": {},
     "byot": {"accumulate": 2, "validation": 0.25},
+    "corsd_v2": {"accumulate": 2},
+    "cutmix": {},
 }
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from corsd.hub import DistilledNet
     from corsd.losses import Variant, Weights
     from corsd.pairs import TripletDataset, collate_triplets, triplet_plan
+    from corsd.relational import RelationalDistiller, RelationalWeights
     from corsd.stages import find_stages
 
 __version__ = "0.1.0"
@@ -25,6 +26,8 @@ __all__ = [
     "EarlyExit",
     "Exits",
     "Output",
+    "RelationalDistiller",
+    "RelationalWeights",
     "TripletDataset",
     "Variant",
     "Weights",
@@ -42,6 +45,8 @@ _HOMES = {
     "Exits": "exits",
     "Variant": "losses",
     "Weights": "losses",
+    "RelationalDistiller": "relational",
+    "RelationalWeights": "relational",
     "TripletDataset": "pairs",
     "collate_triplets": "pairs",
     "triplet_plan": "pairs",
@@ -50,7 +55,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"baselines", "relation", *_HOMES.values()}:
+    if name in {"baselines", "ensemble", "mixing", "relation", "rows", *_HOMES.values()}:
         return import_module(f"corsd.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,6 +24,9 @@ Method = Literal[
     "cs_kd",
     "ps_kd",
     "dlb",
+    "corsd_v2",
+    "mixup",
+    "cutmix",
 ]
 
 
@@ -78,6 +81,30 @@ class Relations(Config):
     relation_weight: float = Field(1.0, ge=0)
     weights: LossWeights = LossWeights()
     variant: LossVariant = LossVariant()
+
+
+class Relational(Config):
+    """Second version (method corsd_v2): corsd.RelationalWeights and mixing; ``alpha`` is of mixup and cutmix too."""
+
+    deep_supervision: float = Field(1.0, ge=0, allow_inf_nan=False)
+    rows: float = Field(0.1, ge=0, allow_inf_nan=False, description="Weight of the learned relation rows.")
+    row_distillation: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="Weight of deep rows teaching shallow ones."
+    )
+    ensemble: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="Weight of the ensemble of stages teaching all of them."
+    )
+    tau: float = Field(0.1, gt=0, allow_inf_nan=False, description="Temperature of the rows.")
+    temperature: float = Field(3.0, gt=0, allow_inf_nan=False, description="Temperature of the ensemble.")
+    beta: float = Field(
+        1.6, gt=0, allow_inf_nan=False, description="How much more a deeper stage counts in it."
+    )
+    ramp: float = Field(
+        0.2, ge=0, le=1, description="Share of the steps in which both distillations rise to their weight."
+    )
+    embedding: int = Field(128, ge=1, description="Width of the embeddings that relations compare.")
+    mixing: Literal["off", "mixup", "cutmix"] = "mixup"
+    alpha: float = Field(1.0, gt=0, allow_inf_nan=False, description="Mixing draws from Beta(alpha, alpha).")
 
 
 class TrainConfig(Config):
@@ -142,6 +169,7 @@ class TrainConfig(Config):
     tracker: Suppress[Literal["none", "tensorboard", "wandb"]] = "none"
     optim: Suppress[Optim] = Optim()
     relations: Suppress[Relations] = Relations()
+    relational: Suppress[Relational] = Relational()
 
     @field_validator("seeds", mode="after")
     @classmethod

@@ -17,6 +17,11 @@ def _corsd(acts=lambda r: True):
     return lambda c: _trains("corsd")(c) and acts(c.relations)
 
 
+def _version_2(acts=lambda v: True):
+    """Version 2 is trained, and `acts` says yes of its settings."""
+    return lambda c: _trains("corsd_v2")(c) and acts(c.relational)
+
+
 def _in_batch(c: TrainConfig) -> bool:
     return _corsd()(c) and c.pairs == "in_batch"
 
@@ -52,7 +57,11 @@ NEEDS = [
         "optim.schedule cosine or constant, because onecycle moves momentum between 0.85 and 0.95",
     ),
     Need("pairs", _corsd(), "the method corsd"),
-    Need("relations.stages relations.norm", _trains("corsd", *EXITS), "corsd or a method with exits"),
+    Need(
+        "relations.stages relations.norm",
+        _trains("corsd", "corsd_v2", *EXITS),
+        "corsd, corsd_v2 or a method with exits",
+    ),
     Need("relations.triplets_per_image relations.gather", _in_batch, "the method corsd with pairs in_batch"),
     Need("relations.relation_weight", _trains("rkd", "sp", "pkt"), "one of the methods rkd, sp, pkt"),
     Need(
@@ -103,5 +112,30 @@ NEEDS = [
         "relations.variant.margin",
         _corsd(lambda r: r.weights.triplet > 0),
         "the method corsd with relations.weights.triplet above 0",
+    ),
+    Need(
+        "relational.mixing relational.deep_supervision relational.rows relational.ensemble",
+        _version_2(),
+        "the method corsd_v2",
+    ),
+    Need(
+        "relational.row_distillation relational.tau relational.embedding",
+        _version_2(lambda v: v.rows > 0),
+        "the method corsd_v2 with relational.rows above 0",
+    ),
+    Need(
+        "relational.temperature relational.beta",
+        _version_2(lambda v: v.ensemble > 0),
+        "the method corsd_v2 with relational.ensemble above 0",
+    ),
+    Need(
+        "relational.ramp",
+        _version_2(lambda v: v.ensemble > 0 or (v.rows > 0 and v.row_distillation > 0)),
+        "the method corsd_v2 with relational.ensemble or relational.row_distillation above 0",
+    ),
+    Need(
+        "relational.alpha",
+        lambda c: _trains("mixup", "cutmix")(c) or _version_2(lambda v: v.mixing != "off")(c),
+        "one of the methods mixup, cutmix, or corsd_v2 with relational.mixing other than off",
     ),
 ]

@@ -24,6 +24,9 @@ NAMES = {
     "cs_kd": "CS-KD",
     "ps_kd": "PS-KD",
     "dlb": "DLB",
+    "corsd_v2": "CORSD, version 2",
+    "mixup": "mixup",
+    "cutmix": "CutMix",
 }
 
 

@@ -44,8 +44,10 @@ from corsd.distiller import Distiller, Output
 from corsd.evaluate import accuracy, evaluate
 from corsd.layout import layout
 from corsd.losses import Variant, Weights
+from corsd.mixing import MixedCrossEntropy
 from corsd.nets import open_net
 from corsd.pairs import class_pair_plan, last_batch_plan, triplet_plan
+from corsd.relational import RelationalDistiller, RelationalWeights
 from corsd.schedule import rate_schedule
 
 NOISE = (0.05, 0.1)
@@ -272,6 +274,14 @@ def build_method(config: TrainConfig, net: nn.Module, data: Data, seed: int, ste
             Variant(**r.variant.model_dump()),
             seed,
         )
+    v2 = config.relational
+    if config.method == "corsd_v2":
+        values = v2.model_dump(exclude={"ramp", "embedding", "mixing", "alpha"})
+        weights = RelationalWeights(**values, warmup_steps=round(v2.ramp * steps))
+        mixing = (v2.mixing, v2.alpha, v2.embedding)
+        return RelationalDistiller(net, r.stages, classes, example, r.norm, weights, *mixing, seed)
+    if config.method in ("mixup", "cutmix"):
+        return MixedCrossEntropy(net, classes, config.method, v2.alpha, seed)
     if config.method in ("ce", "ce_triplets"):
         return baselines.CrossEntropy(net, classes)
     if config.method == "label_smoothing":
