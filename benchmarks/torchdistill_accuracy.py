@@ -30,8 +30,9 @@ from _figures import difference, interleaved, options, write
 from _torchdistill import ENVIRONMENT, conversation, install, versions, what_failed
 from corsd import nets
 from corsd.data import open_data, training_set
+from corsd.methods import batch_plan
 from corsd.schedule import rate_schedule
-from corsd.train import batch_plan, train_cell
+from corsd.train import train_cell
 from corsd_accuracy import FINAL_SEEDS, SETTINGS
 from shared_core.data.loader import make_loader, test_loader
 from shared_core.data.sampling import Batches

@@ -12,8 +12,8 @@ time of one thread.
 import argparse
 import fcntl
 import json
+import re
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,32 +27,51 @@ RUNS = ROOT / "runs" / "bench" / "corsd_trials"
 RESULTS = ROOT / "benchmarks" / "results" / "corsd_trials.jsonl"
 TRAIN, HELD_OUT, SEED = 50, 100, 0
 
-# Equal numbers of trials for cross-entropy and for what is compared with it; the rate, the decay and the batch matter.
-TRIALS: dict[str, dict[str, Any]] = {
-    "cross-entropy, rate 0.1, decay 0.0005": {"method": "ce"},
-    "cross-entropy, rate 0.1, decay 0.002": {"method": "ce", "optim.weight_decay": 2e-3},
-    "cross-entropy, rate 0.1, decay 0.005": {"method": "ce", "optim.weight_decay": 5e-3},
-    "cross-entropy, rate 0.05, decay 0.005": {"method": "ce", "optim.lr": 0.05, "optim.weight_decay": 5e-3},
-    "cross-entropy, rate 0.2, decay 0.002": {"method": "ce", "optim.lr": 0.2, "optim.weight_decay": 2e-3},
-    "cross-entropy, rate 0.1, decay 0.002, batch 48": {
-        "method": "ce", "optim.weight_decay": 2e-3, "batch_size": 48,
-    },
-    "cross-entropy, rate 0.05, decay 0.002, batch 48": {
-        "method": "ce", "optim.lr": 0.05, "optim.weight_decay": 2e-3, "batch_size": 48,
-    },
-    "label smoothing, rate 0.1, decay 0.002": {"method": "label_smoothing", "optim.weight_decay": 2e-3},
-    "deep supervision, rate 0.1, decay 0.0005": {"method": "deep_supervision"},
-    "deep supervision, rate 0.1, decay 0.002": {"method": "deep_supervision", "optim.weight_decay": 2e-3},
-    "deep supervision, rate 0.05, decay 0.005": {
-        "method": "deep_supervision", "optim.lr": 0.05, "optim.weight_decay": 5e-3,
-    },
+# What a short key of a trial sets.
+KEYS = {
+    "rate": "optim.lr", "decay": "optim.weight_decay", "batch": "batch_size", "alpha": "relational.alpha",
+    "rows": "relational.rows", "ensemble": "relational.ensemble", "distilled rows": "relational.row_distillation",
+    "mixing": "relational.mixing", "epochs": "epochs",
 }  # fmt: skip
+METHODS = {
+    "cross-entropy": "ce", "label smoothing": "label_smoothing", "deep supervision": "deep_supervision",
+    "mixup": "mixup", "cutmix": "cutmix", "corsd v2": "corsd_v2",
+}  # fmt: skip
+FIELDS = re.compile(rf"({'|'.join(KEYS)}) (\S+)")
+
+# Rate, decay and batch of the first trials were those of the pilot's recipe; then around the best of each method.
+TRIALS = """
+cross-entropy, rate 0.2, decay 0.002
+cross-entropy, rate 0.05, decay 0.005
+cross-entropy, rate 0.1, decay 0.002
+cross-entropy, rate 0.1, decay 0.0005
+deep supervision, rate 0.1, decay 0.0005
+deep supervision, rate 0.2, decay 0.002
+mixup, rate 0.2, decay 0.001
+corsd v2, rate 0.2, decay 0.002, mixing off
+corsd v2, rate 0.2, decay 0.001, mixing mixup
+corsd v2, rate 0.2, decay 0.001, mixing mixup, epochs 160
+cross-entropy, rate 0.2, decay 0.002, epochs 160
+cutmix, rate 0.2, decay 0.001
+corsd v2, rate 0.2, decay 0.001, mixing cutmix
+corsd v2, rate 0.2, decay 0.001, mixing mixup, alpha 0.2
+corsd v2, rate 0.2, decay 0.001, mixing mixup, ensemble 0.5
+corsd v2, rate 0.2, decay 0.002, mixing off, ensemble 0.5
+corsd v2, rate 0.2, decay 0.002, mixing off, distilled rows 0.5
+cross-entropy, rate 0.1, decay 0.005
+mixup, rate 0.2, decay 0.002
+mixup, rate 0.2, decay 0.001, epochs 160
+corsd v2, rate 0.2, decay 0.002, mixing off, epochs 160
+cross-entropy, rate 0.4, decay 0.002
+cross-entropy, rate 0.1, decay 0.002, batch 48
+label smoothing, rate 0.2, decay 0.002
+""".strip().splitlines()
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Trials of corsd's methods at setting S.")
     parser.add_argument("stage", nargs="?", choices=["run", "table"], default="table")
-    parser.add_argument("--only", nargs="+", choices=list(TRIALS), metavar="NAME", help="these trials alone")
+    parser.add_argument("--only", nargs="+", choices=TRIALS, metavar="NAME", help="these trials alone")
     given = parser.parse_args(arguments)
     if given.stage == "run":
         torch.set_num_threads(1)
@@ -76,12 +95,9 @@ def run(name: str) -> None:
             return
         if any(line["trial"] == name for line in known()):
             return
-        begun = time.process_time()
         result = train_cell(configuration(name, held_out_data()), SEED, folder, resume=True)
-        kept = {key: result[key] for key in ("accuracy", "train_accuracy", "images_seen")}
-        add(
-            {"setting": "S", "trial": name, "seed": SEED, **kept, "core_seconds": time.process_time() - begun}
-        )
+        kept = ("accuracy", "train_accuracy", "images_seen", "core_seconds")
+        add({"setting": "S", "trial": name, "seed": SEED, **{key: result[key] for key in kept}})
 
 
 def configuration(name: str, data: Path) -> Any:
@@ -94,12 +110,17 @@ def configuration(name: str, data: Path) -> Any:
         "augment": "crop_flip",
     }  # fmt: skip
     values = TrainConfig.model_validate(setting).model_dump()
-    for path, value in TRIALS[name].items():
-        *parents, last = path.split(".")
+    method, *fields = name.split(", ")
+    values["method"] = METHODS[method]
+    for field in fields:
+        found = FIELDS.fullmatch(field)
+        if found is None:
+            raise ValueError(f"trial {name!r}: {field!r} is not one of {', '.join(KEYS)} and a value")
+        *parents, last = KEYS[found[1]].split(".")
         at = values
         for parent in parents:
             at = at[parent]
-        at[last] = value
+        at[last] = found[2] if found[1] == "mixing" else float(found[2])
     return TrainConfig.model_validate(values)
 
 

@@ -7,6 +7,7 @@ import torch
 from corsd import Distiller, train
 from corsd.config import Method, TrainConfig
 from corsd.data import Data
+from corsd.methods import build_method
 from corsd.nets import small_resnet
 from corsd.rows import relation_auc
 from shared_core.data.preprocess import Preprocess
@@ -36,7 +37,7 @@ def on_the_device(method, **settings):
     config = TrainConfig(method=method, batch_size=12, **settings)
     preprocess = Preprocess(SIZE, 3, (0.0,) * 3, (1.0,) * 3, crop=False)
     data = Data(Dataset(), None, Dataset(), LABELS.repeat(2), list("abc"), preprocess)
-    made = train.build_method(config, net, data, 0, 10).to(META).train()
+    made = build_method(config, net, data, 0, 10).to(META).train()
     optimizer = torch.optim.SGD(made.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     return made, optimizer, torch.zeros(12, 3, SIZE, SIZE, device=META)
 

@@ -22,6 +22,7 @@ from shared_core.run.seal import seal, unseal, write_sealed
 from corsd import train
 from corsd.config import TrainConfig
 from corsd.data import open_data
+from corsd.methods import batch_plan, build_method
 from corsd.needs import NEEDS
 from corsd.report import report
 from corsd.summary import schema, summarise
@@ -94,10 +95,10 @@ def check(config: TrainConfig) -> None:
         join(config.device, config.precision)
         data = open_data(config)
         for cell in cells_of(config, Path()):
-            train.batch_plan(cell.config, data.labels, cell.seed)
+            batch_plan(cell.config, data.labels, cell.seed)
         for method in dict.fromkeys([config.method, *config.controls]):
             net = train.build_net(config, data)
-            train.build_method(config.model_copy(update={"method": method}), net, data, seed=0, steps=1)
+            build_method(config.model_copy(update={"method": method}), net, data, seed=0, steps=1)
 
 
 def log_cell(metrics: Path, number: int, result: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from shared_core.data.loader import make_loader
-from shared_core.data.sampling import Batches, Plan, shuffled_plan
+from shared_core.data.sampling import Batches
 from shared_core.ops.gather import rank, world_size
 from shared_core.ops.host import read_back
 from shared_core.ops.snapshot import take_back
@@ -37,17 +37,13 @@ from shared_core.run.weights import read_weights, save_weights
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from corsd import baselines
 from corsd.config import TrainConfig
 from corsd.data import Data, open_data, training_set
-from corsd.distiller import Distiller, Output
+from corsd.distiller import Output
 from corsd.evaluate import accuracy, evaluate
 from corsd.layout import layout
-from corsd.losses import Variant, Weights
-from corsd.mixing import MixedCrossEntropy
+from corsd.methods import batch_plan, build_method
 from corsd.nets import open_net
-from corsd.pairs import class_pair_plan, last_batch_plan, triplet_plan
-from corsd.relational import RelationalDistiller, RelationalWeights
 from corsd.schedule import rate_schedule
 
 NOISE = (0.05, 0.1)
@@ -118,11 +114,11 @@ def _train(
     saved = {"method": method, "optimizer": optimizer.optimizer, "schedule": schedule, "guard": guard}
     if accelerator.scaler is not None:
         saved["scaler"] = accelerator.scaler
-    state: dict[str, Any] = {"seconds": 0.0, "best": -1.0}
+    state: dict[str, Any] = {"seconds": 0.0, "core_seconds": 0.0, "best": -1.0}
     step = 0
     found = checkpoint.load_latest(folder.checkpoints) if resume else None
     if found is not None:
-        checkpoint.restore(found, saved, ("seconds", "best", "rng"))
+        checkpoint.restore(found, saved, ("seconds", "core_seconds", "best", "rng"))
         step, state = found.step, found.state
         checkpoint.set_rng_state(state["rng"])
     if main:
@@ -132,9 +128,14 @@ def _train(
     stream = _forever(loader)
 
     begun = time.perf_counter() - state["seconds"]
+    computed = time.process_time() - state["core_seconds"]
 
     def save() -> None:
-        state.update(seconds=time.perf_counter() - begun, rng=checkpoint.rng_state())
+        state.update(
+            seconds=time.perf_counter() - begun,
+            core_seconds=time.process_time() - computed,
+            rng=checkpoint.rng_state(),
+        )
         checkpoint.save(folder.checkpoints, step, saved, state)
         accelerator.wait_for_everyone()
 
@@ -222,6 +223,7 @@ def _train(
         "images_seen": steps * config.batch_size,
         "steps": steps,
         "seconds": time.perf_counter() - begun,
+        "core_seconds": state["core_seconds"],
         "skipped_steps": guard.skipped,
     }
     if main:
@@ -255,46 +257,6 @@ def build_net(config: TrainConfig, data: Data) -> nn.Module:
     )
 
 
-def build_method(config: TrainConfig, net: nn.Module, data: Data, seed: int, steps: int) -> nn.Module:
-    """The method that ``config.method`` names, around ``net``; called as method(images, labels, index)."""
-    classes, size, r = data.num_classes, data.preprocess.size, config.relations
-    example = torch.zeros(2, data.preprocess.channels, size, size)
-    if config.method == "corsd":
-        return Distiller(
-            net,
-            r.stages,
-            classes,
-            example,
-            config.pairs,
-            r.triplets_per_image,
-            r.gather,
-            r.norm,
-            r.exits,
-            Weights(**r.weights.model_dump()),
-            Variant(**r.variant.model_dump()),
-            seed,
-        )
-    v2 = config.relational
-    if config.method == "corsd_v2":
-        values = v2.model_dump(exclude={"ramp", "embedding", "mixing", "alpha"})
-        weights = RelationalWeights(**values, warmup_steps=round(v2.ramp * steps))
-        mixing = (v2.mixing, v2.alpha, v2.embedding)
-        return RelationalDistiller(net, r.stages, classes, example, r.norm, weights, *mixing, seed)
-    if config.method in ("mixup", "cutmix"):
-        return MixedCrossEntropy(net, classes, config.method, v2.alpha, seed)
-    if config.method in ("ce", "ce_triplets"):
-        return baselines.CrossEntropy(net, classes)
-    if config.method == "label_smoothing":
-        return baselines.CrossEntropy(net, classes, config.label_smoothing)
-    if config.method == "cs_kd":
-        return baselines.ClassWise(net, classes)
-    if config.method == "ps_kd":
-        return baselines.ProgressiveSelf(net, classes, len(data.labels), steps * config.batch_size)
-    if config.method == "dlb":
-        return baselines.LastBatch(net, classes, config.batch_size // config.accumulate // 2)
-    return baselines.ExitMethod(net, classes, config.method, r.stages, example, r.relation_weight, r.norm)
-
-
 def gradient_shares(parts: dict[str, Tensor], net: nn.Module) -> dict[str, float]:
     """Norm of each part's gradient in the net's weights, as shares of their sum."""
     weights = [p for p in net.parameters() if p.requires_grad]
@@ -308,27 +270,6 @@ def gradient_shares(parts: dict[str, Tensor], net: nn.Module) -> dict[str, float
     norms = {name: math.sqrt(sum(next(known) for _ in found)) for name, found in squares.items()}
     total = sum(norms.values()) or 1.0
     return {name: norm / total for name, norm in norms.items()}
-
-
-def batch_plan(config: TrainConfig, labels: Tensor, seed: int) -> tuple[Plan, int]:
-    """Which images each step reads, and how many of them in a row belong together."""
-    images = config.batch_size // config.accumulate
-    if config.method == "ce_triplets" or (config.method == "corsd" and config.pairs == "triplets"):
-        group, make = 3, triplet_plan
-    elif config.method == "cs_kd":
-        group, make = 2, class_pair_plan
-    elif config.method == "dlb":
-        group, make = 2, lambda _labels, count, seed: last_batch_plan(len(labels), count, seed)
-    else:
-        group, make = 1, lambda _labels, count, seed: shuffled_plan(len(labels), count, seed)
-    unit = group * config.accumulate * world_size()
-    if config.batch_size % unit:
-        below = config.batch_size // unit * unit
-        raise ValueError(
-            f"batch_size={config.batch_size} does not divide into {config.accumulate} parts on {world_size()} "
-            f"processes of groups of {group}; choose {below or unit} or {below + unit}"
-        )
-    return make(labels, images // group, seed), group
 
 
 def _forever(loader) -> Iterator[list[Tensor]]:

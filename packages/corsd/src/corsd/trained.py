@@ -20,9 +20,9 @@ from corsd.config import TrainConfig
 from corsd.data import Data
 from corsd.distiller import Distiller
 from corsd.exits import Exits
+from corsd.methods import build_method
 from corsd.nets import open_net
 from corsd.stages import Stage, find_stages
-from corsd.train import build_method
 
 Which = Literal["last", "best"]
 
