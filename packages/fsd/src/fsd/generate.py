@@ -33,6 +33,7 @@ from fsd.config import GenerateConfig
 from fsd.mesh import extract_mesh, write_mesh
 from fsd.objects import squares
 from fsd.priors.base import Prior
+from fsd.processes import alone
 from fsd.scene import Render, Scene
 from fsd.step import gradient_norm, loss_parts, try_step
 from fsd.turntable import to_bytes, turntable_frames, write_video
@@ -63,7 +64,12 @@ def generate(
     device = device or torch.device("cpu")
     folder = RunFolder(os.path.expanduser(out))
     record = {**config.model_dump(mode="json"), "prompts": [prompt], "guidance": [method], "seeds": [seed]}
-    with folder.open(record, resume=True, ignore=("jobs", "device", "threads")), StopFlag() as stop:
+    # Processes share objects, not the views of one.
+    with (
+        alone(),
+        folder.open(record, resume=True, ignore=("jobs", "device", "threads")),
+        StopFlag() as stop,
+    ):
         encoded = prior.encode_text(prompt, negative_of(config, method))
         scene = build_scene(config, seed).to(device)
         about = _optimise(config, method, seed, prior, encoded, scene, folder, device, stop)

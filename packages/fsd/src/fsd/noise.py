@@ -3,7 +3,8 @@
 Every module is called with the cameras of a batch, and where it needs them with the rendered opacity and depth, and
 gives standard normal noise of the prior's latent shape.  Each marginal stays N(0, 1) exactly: noise is moved, summed
 with weights of unit norm, or mixed as sqrt(beta), sqrt(1 - beta), never averaged.  All state, generators included,
-is in `state_dict()`, so that a resumed run draws what the interrupted one would have drawn.
+is in `state_dict()`, so that a resumed run draws what the interrupted one would have drawn.  Processes that share the
+views of a step draw as one process would (`fsd.processes`).
 
     >>> guide = FlowScoreDistillation(prior, noise=WorldMapNoise(seed=0))      # takes the prior's latent shape
     >>> noise = WorldMapNoise(seed=0, latent_shape=(4, 64, 64))
@@ -20,6 +21,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from fsd.cameras import Cameras
 from fsd.inputs import check_cameras, check_tensor, check_together
+from fsd.processes import draw_views
 
 Shape = tuple[int, int, int]
 
@@ -47,7 +49,8 @@ class RandomNoise(nn.Module):
     ) -> Float[Tensor, "b c hh ww"]:
         """Independent of everything."""
         check_view(cameras, opacity, depth)
-        return draw(self.generator, len(cameras), *allocated(self.latent_shape)).to(cameras.c2w.device)
+        drawn = draw_views(self.generator, len(cameras), *allocated(self.latent_shape))
+        return drawn.to(cameras.c2w.device)
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """The generator's state."""

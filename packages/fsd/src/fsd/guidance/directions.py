@@ -13,9 +13,10 @@ import math
 from typing import Any
 
 from jaxtyping import Float
-from torch import Tensor, randn
+from torch import Tensor
 
 from fsd.guidance.frame import View
+from fsd.processes import draw_views
 
 
 def noise_residual(view: View) -> Float[Tensor, "b c h w"]:
@@ -101,7 +102,7 @@ def ddim(
     clean = (x - sigma * noise) / alpha
     alpha, sigma = view.prior.alpha_sigma(after)
     if eta:
-        fresh = randn(*x.shape, generator=view.generator).to(x)
+        fresh = draw_views(view.generator, *x.shape).to(x)
         noise = math.sqrt(1 - eta**2) * noise + eta * fresh
     return alpha * clean + sigma * noise
 

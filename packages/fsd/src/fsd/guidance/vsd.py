@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from shared_core.ops.gradients import average_gradients
 from torch import Tensor, nn
 
 from fsd.cameras import Cameras
@@ -24,6 +25,7 @@ from fsd.guidance.directions import predicted
 from fsd.guidance.frame import Guidance, View
 from fsd.noise import RandomNoise
 from fsd.priors.base import Prior
+from fsd.processes import draw_views, refuse_unlike, sharing
 from fsd.schedule import Schedule, random
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -70,8 +72,8 @@ class LoraDirection(nn.Module):
             self.camera = None if net.class_embedding is not None else CameraEmbedding(net)
         self._lora = {name: p for name, p in net.named_parameters() if self.adapter in name}
         self.names = [name.replace(self.adapter, "vsd") for name in self._lora]
-        learned = [*self._lora.values(), *self.parameters()]
-        self.optimizer = torch.optim.AdamW(learned, lr=learning_rate, betas=(0.9, 0.99))
+        self.optimizer = torch.optim.AdamW(self._learned(), lr=learning_rate, betas=(0.9, 0.99))
+        self._compared = False
 
     def forward(self, view: View) -> Float[Tensor, "b c h w"]:
         """e(x_t, t; y) - e_lora(x_t, t; y, c), and one step of the LoRA on the same images."""
@@ -110,10 +112,17 @@ class LoraDirection(nn.Module):
         return self._single[0].noise_of(x_t, t, condition.positive, 1.0, {**condition.extra, **own})
 
     def learn(self, view: View, drop_camera: float = 0.1) -> Float[Tensor, ""]:
-        """One step on |e_lora(x_s, s; y, c) - e|^2; the camera is left out in a tenth of the steps."""
+        """One step on |e_lora(x_s, s; y, c) - e|^2; the camera is left out in a tenth of the steps.
+
+        Processes that share the views of a step take the mean of their gradients.  Raises ValueError in all of them, at
+        their first step, where their seeds or numbers of views differ.
+        """
+        if sharing() > 1 and not self._compared:
+            refuse_unlike(len(view.x), view.generator)
+            self._compared = True
         draw = torch.rand(2, generator=view.generator)
         s = 0.02 + 0.96 * draw[0].item()
-        noise = torch.randn(view.x.shape, generator=view.generator).to(view.x)
+        noise = draw_views(view.generator, *view.x.shape).to(view.x)
         alpha, sigma = view.prior.alpha_sigma(s)
         cameras = view.cameras
         if draw[1] < drop_camera:
@@ -123,8 +132,14 @@ class LoraDirection(nn.Module):
             loss = error.square().mean()
             self.optimizer.zero_grad()
             loss.backward()
+        if sharing() > 1:
+            average_gradients(self._learned())
         self.optimizer.step()
         return loss.detach()
+
+    def _learned(self) -> list[nn.Parameter]:
+        """The LoRA, and the network for the camera."""
+        return [*self._lora.values(), *self.parameters()]
 
     def get_extra_state(self) -> dict[str, Any]:
         """The LoRA's weights, and the optimiser."""

@@ -28,6 +28,7 @@ from fsd.priors.perp_neg import combine, mix_views
 from fsd.priors.prediction import levels, process_of, step_of, to_noise
 from fsd.priors.prompts import FIRST_VIEW, NEGATIVE, PLAIN, EncodedPrompt, blend, choose, encode, stack
 from fsd.priors.view_words import in_all_views, view_index
+from fsd.processes import draw_views
 
 
 class Condition(NamedTuple):
@@ -198,7 +199,7 @@ class DiffusersPrior:
         posterior = getattr(encoded, "latent_dist", None)
         latents = (encoded.latents if posterior is None else posterior.mean).to(pixels.dtype)
         if self.posterior == "sample" and posterior is not None:
-            drawn = torch.randn(latents.shape, generator=self.generator).to(latents)
+            drawn = draw_views(self.generator, *latents.shape).to(latents)
             latents = latents + posterior.std.to(latents) * drawn
         if getattr(config, "latents_mean", None) is not None:
             mean, std = (

@@ -1,5 +1,7 @@
 """The mean of gradients over the processes of a distributed run, for training without DistributedDataParallel."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
@@ -8,17 +10,18 @@ from torch import Tensor, nn
 from shared_core.ops.gather import world_size
 
 
-def average_gradients(module: nn.Module) -> Float[Tensor, ""]:
-    """Averages the gradients over all processes, in one message; returns their norm.
+def average_gradients(of: nn.Module | Iterable[nn.Parameter]) -> Float[Tensor, ""]:
+    """Average the gradients of a module or of parameters over all processes, in one message; return their norm.
 
     In place of DistributedDataParallel, which wants one forward pass before each backward pass: nets that play against
     each other have several.  Every process must have gradients for the same parameters.
 
     Raises ValueError if there is no gradient at all.
     """
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    parameters = of.parameters() if isinstance(of, nn.Module) else of
+    gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
-        raise ValueError("no parameter of the module has a gradient: call backward() before")
+        raise ValueError("no parameter that was given has a gradient: call backward() before")
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     if world_size() > 1:
         dist.all_reduce(flat)
