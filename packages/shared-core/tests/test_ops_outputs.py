@@ -37,6 +37,9 @@ class Record:
         SimpleNamespace(hidden=-Z, logits=Z),
         [Z],
         (Z, None),
+        {"a": Z, "b": 1},
+        {"loss": Z.sum(), "scores": Z},
+        {"logits": None, "predictions": Z, "hidden": -Z},
     ],
     ids=str,
 )
@@ -53,6 +56,9 @@ def test_found_by_name_or_because_it_is_the_only_one(output):
         (Record(Z, -Z), "hidden"),
         (Fields(Z, -Z), 0),
         (Z, 0),
+        (Z, -1),
+        *[(Z, name) for name in ("logits", "out", "output")],
+        ({"a": None, "b": Z}, 1),
     ],
 )
 def test_picked_by_name_or_place(output, which):
@@ -72,7 +78,14 @@ def test_picked_by_a_function():
             ValueError,
             r"returns a tuple of 0: a tensor of torch.float32 and shape \(2, 3\), 1: .*output=NUMBER",
         ),
-        ({"a": Z, "b": 1}, None, ValueError, r"returns a dict of 'a': a tensor .*, 'b': a int: say which"),
+        (
+            {"a": Z, "b": -Z, "c": 1},
+            None,
+            ValueError,
+            r"returns a dict of 'a': a tensor .*, 'c': a int: say which",
+        ),
+        ({"logits": None}, "logits", TypeError, r"output='logits' is a NoneType; logits are a tensor"),
+        (3, None, ValueError, r"the net returns a int of no parts"),
         ({"a": Z, "b": Z}, "c", ValueError, r"output='c' is not in what the net returns, a dict of 'a'"),
         (Z, "scores", ValueError, r"output='scores', but the net returns one tensor: leave output out"),
         (
@@ -90,6 +103,16 @@ def test_picked_by_a_function():
 def test_what_cannot_be_found_is_listed(output, which, error, message):
     with pytest.raises(error, match=message):
         pick_logits(output, which)
+
+
+def test_messages_say_who_returned_it_and_other_types_pass_on_request():
+    with pytest.raises(ValueError, match=r"output='a' is not in what the student returns, a dict of 'b'"):
+        pick_logits({"b": Z}, "a", who="the student")
+    with pytest.raises(ValueError, match=r"output='a', but the student returns one tensor"):
+        pick_logits(Z, "a", who="the student")
+    assert pick_logits({"logits": Z.long()}, floats=False).dtype == torch.int64
+    with pytest.raises(TypeError, match="'logits' of the net's output is a list"):
+        pick_logits({"logits": [Z]}, floats=False)
 
 
 WHOLE = torch.tensor([0, 1, 1])

@@ -1,49 +1,69 @@
-"""What a classifier's answer means: which part of it names the classes, and whether that is logits or probabilities.
+"""What a classifier's answer means: which part of it is the logits, and whether that is logits or probabilities.
 
 Answers come as a tensor, or as dicts, tuples, dataclasses and lists that hold one.  Networks that end in a softmax give
 probabilities, whose softmax would be nearly flat; binary ones give one column.  All of it becomes logits of two classes
 or more, by a decision that is made once, on several images, and never by the batch at hand.
 
->>> values = pick(net(images), "logits")                        # by name, by place, or by a function
->>> outputs = decide(values)                                    # "logits" or "probabilities"
->>> as_logits(values, outputs).softmax(1)
+>>> read = Reading("scores", settled(net, images, "scores"))    # part by name, by place, or by a function
+>>> read(net(images)).softmax(1)
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
+from shared_core.ops.outputs import Which, pick_logits
 from torch import Tensor
 
 OUTPUTS = ("auto", "logits", "probabilities")
-OBVIOUS = ("logits", "out", "pred", "preds", "prediction", "predictions", "scores", "output")
-"""Names of the part that is taken where nobody says which, the first of these that is there."""
+PROBES = 16
 
-Part = str | int | Callable[[Any], Tensor] | None
-"""Which part of an answer is taken: by name, by place, by a function of the whole; None: the obvious one."""
+pick = partial(pick_logits, who="the classifier", floats=False)
+"""The part of a classifier's answer that is the logits; class numbers are refused by :func:`decide`."""
 
 
-def pick(answer: Any, part: Part = None) -> Shaped[Tensor, "..."]:
-    """The tensor of `answer` that names the classes.
+@dataclass(frozen=True)
+class Reading:
+    """Read logits out of a classifier's answers: of its part `output`, which holds `outputs`, see :func:`settled`."""
 
-    Raises:
-        ValueError: no such part, or none that is obvious; the message lists what there is.
-        TypeError: the part is no tensor.
+    output: Which = None
+    outputs: str = "logits"
+
+    def __call__(self, answer: Any) -> Float[Tensor, "images classes ..."]:
+        """Logits of two classes or more.  Raises ValueError, TypeError if there are none in the answer."""
+        return as_logits(pick(answer, self.output), self.outputs)
+
+    def training(self, answer: Any) -> Float[Tensor, "images classes ..."]:
+        """The same of a net that trains: auxiliary logits may stand behind its own in a tuple without names."""
+        plain = isinstance(answer, tuple | list) and not hasattr(answer, "_fields")
+        return self(next(iter(answer), answer) if plain and self.output is None else answer)
+
+
+def settled(
+    ask: Callable[[Tensor], Any],
+    images: Float[Tensor, "batch channels height width"],
+    output: Which = None,
+    low: float | Tensor = 0.0,
+    high: float | Tensor = 1.0,
+) -> str:
+    """Decide what the answers of `ask` are, "logits" or "probabilities"; see :func:`decide`.
+
+    Asked are 16 images: of those given, or random ones of their size from `low` to `high` if they are fewer, so that
+    no decision hangs on the batch at hand.  `ask` gets a tensor of its own, with gradient.
     """
-    if isinstance(answer, Tensor) and part is None:
-        return answer
-    if callable(part):
-        found = part(answer)
-    else:
-        parts = _parts(answer)
-        found = parts[_place(parts, part)]
-    if not isinstance(found, Tensor):
-        raise TypeError(
-            f"output={part!r} of the classifier's answer is a {type(found).__name__}, not a tensor"
-        )
-    return found
+    probes = images[:PROBES].detach().clone()
+    if len(probes) < PROBES:
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.rand(PROBES, *images.shape[1:], generator=generator).to(images)
+        probes = low + drawn * (high - low)
+    if not probes.is_inference():
+        probes.requires_grad_(True)
+    with torch.enable_grad():
+        # A copy: a net may write into what it is given.
+        return decide(pick(ask(probes.clone()), output))
 
 
 def check_outputs(outputs: str) -> None:
@@ -112,47 +132,3 @@ def _columns(values: Tensor) -> Tensor:
             f"the classifier answers with {values.dtype}, which are class numbers: logits or probabilities are needed"
         )
     return values.reshape(-1, 1) if values.dim() < 2 else values
-
-
-def _parts(answer: Any) -> dict[Any, Any]:
-    """Everything that an answer holds, by name, or by place where it has no names."""
-    if isinstance(answer, Mapping):
-        return dict(answer)
-    if is_dataclass(answer) and not isinstance(answer, type):
-        return {field.name: getattr(answer, field.name) for field in fields(answer)}
-    if isinstance(answer, tuple) and hasattr(answer, "_fields"):
-        return answer._asdict()  # pyright: ignore[reportAttributeAccessIssue]
-    if isinstance(answer, Sequence) and not isinstance(answer, str):
-        return dict(enumerate(answer))
-    if isinstance(answer, Tensor):
-        return {0: answer}
-    found = getattr(answer, "__dict__", None)
-    if not found:
-        raise TypeError(f"the classifier answers with a {type(answer).__name__}, in which there is no tensor")
-    return dict(found)
-
-
-def _place(parts: dict[Any, Any], part: str | int | None) -> Any:
-    names = list(parts)
-    if part is None:
-        tensors = [name for name, value in parts.items() if isinstance(value, Tensor)]
-        obvious = [name for name in OBVIOUS if name in tensors]
-        if obvious or len(tensors) == 1:
-            return (obvious or tensors)[0]
-        raise ValueError(
-            f"the classifier answers with {_listed(parts)}: say which part is the logits, with output=NAME, "
-            "output=PLACE or a function"
-        )
-    if part in parts:
-        return part
-    if isinstance(part, int) and -len(names) <= part < len(names):
-        return names[part]
-    raise ValueError(f"the classifier's answer has no part {part!r}; it holds {_listed(parts)}")
-
-
-def _listed(parts: dict[Any, Any]) -> str:
-    words = [
-        f"{name} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{name} ({type(value).__name__})"
-        for name, value in parts.items()
-    ]
-    return ", ".join(words) or "nothing"

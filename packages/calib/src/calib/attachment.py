@@ -15,15 +15,14 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from shared_core.ops.freeze import changed, checksums, freeze, modes, restore_modes
+from shared_core.ops.outputs import Which
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from calib.answers import Part, as_logits, check_outputs, decide, pick
+from calib.answers import Reading, check_outputs, pick, settled
 from calib.blackbox import gives_gradient
 from calib.calibrator import Calibrator, ValueRange
 from calib.features import Features
-
-PROBES = 16
 
 
 class ClassifierChangedError(RuntimeError):
@@ -37,7 +36,7 @@ class CalibratedClassifier(nn.Module):
     """
 
     def __init__(
-        self, classifier: nn.Module, calibrator: Calibrator, output: Part = None, outputs: str = "auto"
+        self, classifier: nn.Module, calibrator: Calibrator, output: Which = None, outputs: str = "auto"
     ) -> None:
         super().__init__()
         check_outputs(outputs)
@@ -78,7 +77,7 @@ class CalibratedClassifier(nn.Module):
 
     def read(self, answer: Any) -> Float[Tensor, "batch classes ..."]:
         """Logits of an answer of the classifier."""
-        return as_logits(pick(answer, self.output), "logits" if self.outputs == "auto" else self.outputs)
+        return self.reading(answer)
 
     def settle(self, images: Float[Tensor, "batch channels height width"]) -> str:
         """Decide what the classifier's answers are, if that is open; see `meaning`.
@@ -90,19 +89,15 @@ class CalibratedClassifier(nn.Module):
         """
         if self.outputs != "auto":
             return self.meaning
-        probes = images[:PROBES].detach().clone()
-        if len(probes) < PROBES:
-            generator = torch.Generator().manual_seed(0)
-            drawn = torch.rand(PROBES, *images.shape[1:], generator=generator).to(images)
-            low, high = self.calibrator.low.to(images), self.calibrator.high.to(images)
-            probes = low + drawn * (high - low)
-        if not probes.is_inference():
-            probes.requires_grad_(True)
-        with torch.enable_grad():
-            values = pick(self._answer(probes), self.output)
-        self.outputs = decide(values)
+        low, high = self.calibrator.low.to(images), self.calibrator.high.to(images)
+        self.outputs = settled(self._answer, images, self.output, low, high)
         logging.getLogger("calib").info("the classifier's answers are taken for %s", self.meaning)
         return self.meaning
+
+    @property
+    def reading(self) -> Reading:
+        """How its logits are read out of the classifier's answers; while that is open, as logits."""
+        return Reading(self.output, "logits" if self.outputs == "auto" else self.outputs)
 
     @property
     def meaning(self) -> str:
@@ -167,7 +162,7 @@ def attach(
     classifier: nn.Module,
     calibrator: Calibrator,
     value_range: ValueRange | None = None,
-    output: Part = None,
+    output: Which = None,
     outputs: str = "auto",
 ) -> CalibratedClassifier:
     """Freeze `classifier` and put `calibrator` in front of it.

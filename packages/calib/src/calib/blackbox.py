@@ -17,9 +17,10 @@ import torch
 from jaxtyping import Float
 from shared_core.ops.divergence import soft_cross_entropy
 from shared_core.ops.freeze import freeze
+from shared_core.ops.outputs import Which
 from torch import Tensor, nn
 
-from calib.answers import Part, as_logits, decide, pick
+from calib.answers import as_logits, decide, pick
 
 QUERY_BATCH = 200
 
@@ -45,7 +46,7 @@ def distil_surrogate(
     learning_rate: float = 1e-3,
     held_out: float = 0.1,
     seed: int = 0,
-    output: Part = None,
+    output: Which = None,
     outputs: str = "auto",
 ) -> Surrogate:
     """Train `net` on the black box's probabilities by soft cross-entropy, half of each batch from each domain.
@@ -146,7 +147,7 @@ class _Asked(NamedTuple):
     kept_out: Tensor
 
 
-def _answers(predict: Callable[[Tensor], Any], name: str, images: Tensor, output: Part) -> Tensor:
+def _answers(predict: Callable[[Tensor], Any], name: str, images: Tensor, output: Which) -> Tensor:
     if images.dim() != 4 or not images.is_floating_point():
         raise ValueError(
             f"the {name} images have shape {tuple(images.shape)} and type {images.dtype}; give floats of (images, "

@@ -15,74 +15,81 @@ from torch import Tensor
 Which = str | int | Callable[[Any], Tensor] | None
 """Which part of an output the logits are: a name, a place, a function of the output, or found by name."""
 
-NAMES = ("logits", "out", "output")
+NAMES = ("logits", "out", "pred", "preds", "prediction", "predictions", "scores", "output")
 """Names that say it by themselves, the first of them that is there."""
 
+WHOLE = (None, 0, -1, "logits", "out", "output")
+"""What a single tensor may be asked for as: networks may return it in eval mode and several parts while they train."""
 
-def pick_logits(output: Any, which: Which = None) -> Tensor:
+
+def pick_logits(output: Any, which: Which = None, who: str = "the net", floats: bool = True) -> Tensor:
     """The logits in `output`; a tensor is taken as it is.
 
     Without `which` they are the part called "logits" (Hugging Face, GoogLeNet, Inception), "out" (torchvision's
-    segmentation) or "output", or the only part that there is.
+    segmentation) or another of NAMES, or the only tensor that there is.
+
+    Args:
+        who: what returned the output, for messages.
+        floats: refuse tensors that are not of floating point; without it they are returned, too.
 
     Raises ValueError, with a list of the parts, if they cannot be found; TypeError if what was picked is not a
-    tensor of floating-point numbers.
+    tensor (of floating-point numbers).
     """
     if callable(which):
-        return _checked(which(output), "the function output= returned")
+        return _checked(which(output), "the function output= returned", floats)
     if isinstance(output, Tensor):
-        if which not in (None, 0) and which not in NAMES:
-            raise ValueError(f"output={which!r}, but the net returns one tensor: leave output out")
-        return _checked(output, "the net returned")
+        if which not in WHOLE:
+            raise ValueError(f"output={which!r}, but {who} returns one tensor: leave output out")
+        return _checked(output, f"{who} returned", floats)
     parts = named_parts(output)
     if which is not None:
-        if which in parts:
-            return _checked(parts[which], f"output={which!r} is")
-        if isinstance(which, str) and hasattr(output, which):
-            return _checked(getattr(output, which), f"output={which!r} is")
-        if (
-            isinstance(which, int)
-            and isinstance(output, tuple | list)
-            and -len(output) <= which < len(output)
-        ):
-            return _checked(output[which], f"output={which} is")
-        raise ValueError(f"output={which!r} is not in what the net returns, {_shown(output, parts)}")
-    for name in NAMES:
-        if name in parts:
-            return _checked(parts[name], f"part {name!r} of the net's output is")
-    if len(parts) == 1:
-        (name,) = parts
-        return _checked(parts[name], f"part {name!r} of the net's output is")
+        return _checked(_named(output, parts, which, who), f"output={which!r} is", floats)
+    tensors = [name for name, value in parts.items() if isinstance(value, Tensor)]
+    obvious = [name for name in NAMES if name in tensors]
+    # A part of such a name that is no tensor is better refused by name than passed over for another one.
+    meant = obvious or [name for name in NAMES if parts.get(name) is not None]
+    if meant or len(tensors) == 1:
+        name = (meant or tensors)[0]
+        return _checked(parts[name], f"part {name!r} of {who}'s output is", floats)
     raise ValueError(
-        f"the net returns {_shown(output, parts)}: say which part the logits are, by output=NAME, output=NUMBER "
-        "or output=FUNCTION of what the net returns"
+        f"{who} returns {_shown(output, parts)}: say which part the logits are, by output=NAME, output=NUMBER "
+        f"or output=FUNCTION of what {who} returns"
     )
 
 
 def named_parts(output: Any) -> dict[str | int, Any]:
-    """The parts of an output by name or place, without those that are None; {} for what has no parts."""
+    """The parts of an output by name, or by place where they have no names; {} for what has no parts."""
     if isinstance(output, Mapping):
-        found: dict[str | int, Any] = dict(output)
-    elif dataclasses.is_dataclass(output) and not isinstance(output, type):
-        found = {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
-    elif isinstance(output, tuple) and hasattr(output, "_fields"):
+        return dict(output)
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
         names: tuple[str, ...] = output._fields  # pyright: ignore[reportAttributeAccessIssue]
-        found = {**dict(zip(names, output, strict=True))}
-    elif isinstance(output, tuple | list):
-        found = dict(enumerate(output))
-    else:
-        found = dict(vars(output)) if hasattr(output, "__dict__") else {}
-    return {name: value for name, value in found.items() if value is not None}
+        return {**dict(zip(names, output, strict=True))}
+    if isinstance(output, tuple | list):
+        return dict(enumerate(output))
+    return {**vars(output)} if hasattr(output, "__dict__") else {}
 
 
-def _checked(value: Any, what: str) -> Tensor:
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise TypeError(f"{what} {_kind(value)}; logits are a tensor of floating-point numbers")
-    return value
+def _named(output: Any, parts: Mapping[str | int, Any], which: str | int, who: str) -> Any:
+    if which in parts:
+        return parts[which]
+    if isinstance(which, str) and hasattr(output, which):
+        return getattr(output, which)
+    if isinstance(which, int) and -len(parts) <= which < len(parts):
+        return list(parts.values())[which]
+    raise ValueError(f"output={which!r} is not in what {who} returns, {_shown(output, parts)}")
+
+
+def _checked(value: Any, what: str, floats: bool) -> Tensor:
+    if isinstance(value, Tensor) and (value.is_floating_point() or not floats):
+        return value
+    raise TypeError(f"{what} {_kind(value)}; logits are a tensor of floating-point numbers")
 
 
 def _shown(output: Any, parts: Mapping[str | int, Any]) -> str:
-    listed = ", ".join(f"{name!r}: {_kind(value)}" for name, value in list(parts.items())[:12])
+    there = [(name, value) for name, value in parts.items() if value is not None]
+    listed = ", ".join(f"{name!r}: {_kind(value)}" for name, value in there[:12])
     return f"a {type(output).__name__} of {listed or 'no parts'}"
 
 
