@@ -31,7 +31,7 @@ def crop_flip(
         padded = functional.pad(images, (padding,) * 4, value=fill)
         top, left = (uniforms[:, :2] * (2 * padding + 1)).long().unbind(dim=1)
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-        images = windows[torch.arange(batch), :, top, left]
+        images = windows[torch.arange(batch, device=images.device), :, top, left]
     if flip:
         images = torch.where((uniforms[:, 2] < 0.5)[:, None, None, None], images.flip(-1), images)
     return images
