@@ -5,6 +5,7 @@ import torch
 import torch.distributed as dist
 from shared_core.ops.snapshot import Snapshot, take_back
 from shared_core.run.guard import (
+    OVERFLOWS,
     FiniteGuard,
     NonFiniteError,
     check_finite,
@@ -70,6 +71,43 @@ def test_ranks_decide_alike():
     assert not accepted_too
     assert message.startswith("loss part 'relation' is not finite at step 4 on rank 1")
     assert other.startswith("loss part 'relation' is nan at step 4 on rank 1")
+
+
+def bad_on_rank_one_alone():
+    guard = FiniteGuard("skip", together=False)
+    # Another number of looks on each rank: whoever waited for the other would wait for ever.
+    return [guard.accepts(parts(relation=math.nan), step) for step in range(2 * dist.get_rank())]
+
+
+def test_ranks_with_work_of_their_own_decide_alone():
+    assert run_ranks(bad_on_rank_one_alone, 2) == [[], [False, False]]
+
+
+def test_the_advice_is_the_callers():
+    with pytest.raises(NonFiniteError, match="'a' is nan at step 2: look at the image"):
+        FiniteGuard(advice="look at the image").accepts(parts(a=math.nan), 2)
+
+
+def test_steps_that_a_loss_scaler_leaves_out_are_counted_and_bounded():
+    """Under either policy; bad losses in a row are another count."""
+    guard = FiniteGuard()
+    assert [guard.scaled(left_out, 1) for left_out in (True, True, False, True)] == [
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert (guard.skipped, guard.in_a_row) == (3, 0)
+    for step in range(OVERFLOWS - 2):
+        guard.scaled(True, step)
+    with pytest.raises(NonFiniteError, match=f"left out {OVERFLOWS} steps in a row up to step 99: .*bf16"):
+        guard.scaled(True, 99)
+
+
+def test_the_largest_gradient_of_parameters_is_that_of_their_module():
+    net = nn.Linear(2, 2)
+    net(torch.ones(1, 2)).square().sum().backward()
+    assert torch.equal(largest_gradient(net), largest_gradient(iter(net.parameters())))
 
 
 def test_error_texts():

@@ -8,7 +8,7 @@
 ... else: take_back([before])                    # the running statistics of batch norm, random generators
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,13 @@ from torch import Tensor, nn
 from shared_core.ops.gather import communication_device, rank, world_size
 from shared_core.ops.host import read_back
 from shared_core.ops.snapshot import Snapshot
+
+ADVICE = (
+    "look at the batch and at the step before; lower the learning rate or this part's weight, or use precision fp32 or "
+    "bf16"
+)
+OVERFLOWS = 40
+"""So many halvings bring a loss scaler from 2**16 below anything that float16 could use."""
 
 
 class NonFiniteError(RuntimeError):
@@ -36,31 +43,53 @@ def check_finite(parts: Mapping[str, Tensor], step: int) -> None:
 class FiniteGuard:
     """Policy "error" raises at once; "skip" lets up to `patience` bad steps in a row pass, then raises.
 
-    `skipped` counts the skipped steps of the run.
+    `skipped` counts the skipped steps of the run.  `together`: all ranks decide alike; False where each rank works on
+    something of its own.  `advice` ends the error's message.
     """
 
-    def __init__(self, policy: str = "error", patience: int = 10) -> None:
+    def __init__(
+        self, policy: str = "error", patience: int = 10, together: bool = True, advice: str = ADVICE
+    ) -> None:
         if policy not in ("error", "skip"):
             raise ValueError(f"policy is {policy!r}; it must be 'error' or 'skip'")
         if patience < 1:
             raise ValueError(f"patience is {patience}; it must be at least 1 step")
-        self.policy, self.patience = policy, patience
+        self.policy, self.patience, self.together, self.advice = policy, patience, together, advice
         self.skipped = 0
         self.in_a_row = 0
+        self.overflows_in_a_row = 0  # since the process began
 
     def accepts(self, parts: Mapping[str, Tensor], step: int) -> bool:
         """True: use this step.  False: leave it out.  The same on all ranks.  Raises NonFiniteError."""
-        found = _first_bad(parts)
+        found = _first_bad(parts, self.together)
         if found is None:
             self.in_a_row = 0
             return True
         if self.policy == "error":
-            raise NonFiniteError(_sentence(*found, step))
+            raise NonFiniteError(_sentence(*found, step, self.advice))
         self.skipped += 1
         self.in_a_row += 1
         if self.in_a_row > self.patience:
             raise NonFiniteError(
-                f"{_sentence(*found, step)} ({self.patience} steps before it were skipped in a row)"
+                f"{_sentence(*found, step, self.advice)} ({self.patience} steps before it were skipped in a row)"
+            )
+        return False
+
+    def scaled(self, step_was_skipped: bool, step: int) -> bool:
+        """Count a step that a loss scaler left out, under either policy; True if it was taken.
+
+        A scaler finds its factor by letting gradients overflow now and then.  Raises NonFiniteError after OVERFLOWS
+        steps in a row: no factor helps against gradients that are NaN.
+        """
+        if not step_was_skipped:
+            self.overflows_in_a_row = 0
+            return True
+        self.skipped += 1
+        self.overflows_in_a_row += 1
+        if self.overflows_in_a_row >= OVERFLOWS:
+            raise NonFiniteError(
+                f"the loss scaler left out {OVERFLOWS} steps in a row up to step {step}: the gradient is not finite "
+                f"whatever its factor; {self.advice}"
             )
         return False
 
@@ -77,12 +106,13 @@ class FiniteGuard:
         self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
 
 
-def largest_gradient(module: nn.Module) -> Tensor:
-    """The largest absolute value in the gradients of a module's parameters, 0 without any.
+def largest_gradient(of: nn.Module | Iterable[nn.Parameter]) -> Tensor:
+    """The largest absolute value in the gradients of a module or of parameters, 0 without any.
 
     It is finite if and only if all gradients are, also where the sum of their squares would overflow.
     """
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    parameters = of.parameters() if isinstance(of, nn.Module) else of
+    gradients = [p.grad for p in parameters if p.grad is not None]
     gradients = [g.coalesce().values() if g.is_sparse else g for g in gradients]
     if not gradients:
         return torch.zeros(())
@@ -95,15 +125,15 @@ def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([one[name].detach() for one in parts if name in one]) for name in names}
 
 
-def _first_bad(parts: Mapping[str, Tensor]) -> tuple[str, str, int] | None:
-    """Name, value and rank of the first part, in the order given, that is not finite on some rank."""
+def _first_bad(parts: Mapping[str, Tensor], together: bool = True) -> tuple[str, str, int] | None:
+    """Name, value and rank of the first part, in the order given, that is not finite on some rank (or on this one)."""
     if not parts:
         return None
     # One reduction and one wait for the device for all parts and ranks.
     bad = [(~torch.isfinite(part.detach())).any() for part in parts.values()]
     mine = read_back(torch.stack([value.to(bad[-1].device) for value in bad]), "is the step finite?")
     worst = torch.where(mine, rank(), world_size()).to(communication_device())
-    if world_size() > 1:
+    if together and world_size() > 1:
         dist.all_reduce(worst, op=dist.ReduceOp.MIN)
     for (name, part), where in zip(parts.items(), worst.tolist(), strict=True):
         if where < world_size():
@@ -116,9 +146,6 @@ def _value(part: Tensor) -> str:
     return str(flat[~torch.isfinite(flat)][0].item())
 
 
-def _sentence(name: str, value: str, where: int, step: int) -> str:
+def _sentence(name: str, value: str, where: int, step: int, advice: str = ADVICE) -> str:
     on = f" on rank {where}" if world_size() > 1 else ""
-    return (
-        f"loss part {name!r} is {value} at step {step}{on}: look at the batch and at the step before; "
-        "lower the learning rate or this part's weight, or use precision fp32 or bf16"
-    )
+    return f"loss part {name!r} is {value} at step {step}{on}: {advice}"
