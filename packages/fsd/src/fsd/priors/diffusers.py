@@ -23,7 +23,8 @@ from torch.nn.functional import interpolate
 from fsd.cameras import Cameras
 from fsd.inputs import check_cameras, check_tensor
 from fsd.priors.families import Rows, family_of
-from fsd.priors.loading import load_pipeline, refuse_unfit
+from fsd.priors.loading import load_pipeline, offloaded, refuse_unfit
+from fsd.priors.own_copy import own_copy
 from fsd.priors.perp_neg import combine, mix_views
 from fsd.priors.prediction import levels, process_of, step_of, to_noise
 from fsd.priors.prompts import FIRST_VIEW, NEGATIVE, PLAIN, EncodedPrompt, blend, choose, encode, stack
@@ -45,6 +46,8 @@ class Condition(NamedTuple):
 
 class DiffusersPrior:
     """See `priors.base.Prior` for the members that guidance uses.
+
+    The pipeline stays as it is: `prior.pipeline` is a copy that shares its weights, frozen and in eval mode.
 
     view_words: append "front view" and the like to the prompt, by the camera; a function says the prompt in each of
         VIEWS its own way.
@@ -86,15 +89,13 @@ class DiffusersPrior:
             raise ValueError(
                 "posterior is 'sample', and an AutoencoderTiny has no posterior to draw from; use 'mode'"
             )
-        self.pipeline, self.process = pipeline, process_of(pipeline.scheduler)
+        self.process = process_of(pipeline.scheduler)
+        self.pipeline = pipeline = own_copy(pipeline)
         self.view_words, self.perp_neg, self.posterior = view_words, perp_neg, posterior
         self.device = torch.device(device) if device is not None else pipeline.device
         self.generator = torch.Generator().manual_seed(seed)
         self.calls = 0
         self._encoded: dict[tuple[str, str], EncodedPrompt] = {}
-        for module in pipeline.components.values():
-            if isinstance(module, torch.nn.Module):
-                module.requires_grad_(False).eval()
         if slicing:
             pipeline.enable_attention_slicing()
             if self.vae is not None:
@@ -130,7 +131,7 @@ class DiffusersPrior:
                 f"the network takes a class or a camera with each image (class_embed_type={kind!r}); open one that "
                 "takes cameras with MultiViewPrior or open_prior"
             )
-        return cls(pipeline, device=device, **settings)
+        return offloaded(cls(pipeline, device=device, **settings), device, offload)
 
     @property
     def net(self) -> Any:
@@ -145,7 +146,7 @@ class DiffusersPrior:
     def to(
         self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
     ) -> "DiffusersPrior":
-        """Moves all networks, and the prompts encoded so far."""
+        """Moves all networks of this prior, and the prompts encoded so far; the pipeline it was made of stays."""
         self.device = torch.device(device) if device is not None else self.device
         for module in self.pipeline.components.values():
             if isinstance(module, torch.nn.Module):
@@ -153,7 +154,10 @@ class DiffusersPrior:
         return self
 
     def free_text_encoder(self) -> None:
-        """Drops the text encoders, often the largest part; prompts encoded so far can still be asked for."""
+        """Drops this prior's text encoders, often the largest part; prompts encoded so far can still be asked for.
+
+        Their memory is free once no one else holds the pipeline that the prior was made of.
+        """
         for name in [
             name for name in self.pipeline.components if name.startswith(("text_encoder", "tokenizer"))
         ]:

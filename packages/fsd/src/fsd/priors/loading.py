@@ -22,7 +22,7 @@ def load_pipeline(
     precision: str = "fp32",
     offload: bool = False,
 ) -> Any:
-    """The pipeline, on the device; with `offload` its network stays in the computer's memory between layers.
+    """The pipeline, on the device; with `offload` its network stays in the computer's memory, for `offloaded`.
 
     Raises ValueError for a precision that the device has not, a folder that holds no pipeline, or one of a class
     that is not known; OSError for a model that is neither here nor on the hub, or cannot be read.
@@ -71,10 +71,17 @@ def load_pipeline(
     for module in pipeline.components.values():
         if isinstance(module, torch.nn.Module) and module is not net:
             module.to(target)
-    net.enable_group_offload(
-        target, torch.device("cpu"), offload_type="leaf_level", use_stream=target.type == "cuda"
-    )
     return pipeline
+
+
+def offloaded(prior: Any, device: str | torch.device, offload: bool) -> Any:
+    """The prior; with `offload` each layer of its network comes to the device when it is needed."""
+    if offload:
+        target = torch.device(device)
+        prior.net.enable_group_offload(
+            target, torch.device("cpu"), offload_type="leaf_level", use_stream=target.type == "cuda"
+        )
+    return prior
 
 
 def _read(path: str, **settings: Any) -> Any:

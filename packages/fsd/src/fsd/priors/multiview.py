@@ -22,7 +22,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from fsd.cameras import Cameras
 from fsd.inputs import check_cameras
 from fsd.priors.diffusers import Condition, DiffusersPrior
-from fsd.priors.loading import load_pipeline
+from fsd.priors.loading import load_pipeline, offloaded
 from fsd.priors.prompts import EncodedPrompt
 
 CAMERA_NUMBERS = 16
@@ -39,9 +39,12 @@ def open_prior(
     """The prior that a pipeline's network asks for: of `views` (4 if None) at a time if it takes cameras, else of
     single images.  Errors and `settings` as for these."""
     pipeline = load_pipeline(path, device, precision, offload)
+    prior: DiffusersPrior | MultiViewPrior
     if takes_cameras(pipeline):
-        return MultiViewPrior(pipeline, 4 if views is None else views, device=device, **settings)
-    return DiffusersPrior(pipeline, device=device, **settings)
+        prior = MultiViewPrior(pipeline, 4 if views is None else views, device=device, **settings)
+    else:
+        prior = DiffusersPrior(pipeline, device=device, **settings)
+    return offloaded(prior, device, offload)
 
 
 def takes_cameras(pipeline: Any) -> bool:
@@ -54,7 +57,8 @@ def takes_cameras(pipeline: Any) -> bool:
 class MultiViewPrior:
     """A prior of `views` views at a time; batches hold all views of the first object, then of the second.
 
-    `settings` are those of DiffusersPrior; view words are left out unless asked for, as the camera says it all.
+    `settings` are those of DiffusersPrior; view words are left out unless asked for, as the camera says it all. The
+    pipeline stays as it is here too.
     Raises ValueError for a network without a camera input, or `views` below 1.
     """
 
@@ -70,7 +74,7 @@ class MultiViewPrior:
             )
         self.single = DiffusersPrior(pipeline, view_words=view_words, **settings)
         self.views = views
-        join_views(pipeline.unet, views)
+        join_views(self.single.net, views)
 
     @classmethod
     def from_pretrained(
@@ -84,7 +88,7 @@ class MultiViewPrior:
     ) -> "MultiViewPrior":
         """As DiffusersPrior.from_pretrained."""
         pipeline = load_pipeline(path, device, precision, offload)
-        return cls(pipeline, views, device=device, **settings)
+        return offloaded(cls(pipeline, views, device=device, **settings), device, offload)
 
     @property
     def net(self) -> Any:
