@@ -30,7 +30,7 @@ def test_trials_are_scored_on_training_images_that_they_do_not_train_on(trials, 
         y_test=labels[:5],
         class_names=names,
     )
-    found = np.load(trials.held_out_data(tmp_path / "all.npz", tmp_path / "out.npz"))
+    found = np.load(trials.held_out_data("S", tmp_path / "out", tmp_path / "all.npz"))
     assert [len(found[f"y_{part}"]) for part in ("train", "test")] == [150, 300]
     numbers = [found[f"x_{part}"].reshape(-1, 4).view(np.uint32).ravel() for part in ("train", "test")]
     assert not set(numbers[0]) & set(numbers[1])
@@ -38,21 +38,26 @@ def test_trials_are_scored_on_training_images_that_they_do_not_train_on(trials, 
         assert (labels[of] == found[f"y_{part}"]).all()
 
 
-def test_every_trial_is_a_run_of_setting_s(trials, tmp_path: Path) -> None:
-    for name in trials.TRIALS:
-        config = trials.configuration(name, tmp_path / "data.npz")
+def test_every_trial_is_a_run_of_its_setting(trials, tmp_path: Path) -> None:
+    for name in trials.TRIALS["digits"]:
+        config = trials.configuration("digits", name, tmp_path / "data.npz")
+        assert (config.epochs, config.width, config.model) == (75, 16, "small:resnet10")
+    for name in trials.TRIALS["S"]:
+        config = trials.configuration("S", name, tmp_path / "data.npz")
         assert (config.width, config.image_size, config.threads) == (16, 16, 1)
         assert config.epochs == (160 if "epochs 160" in name else 80)
-    changed = trials.configuration("cross-entropy, rate 0.05, decay 0.002, batch 48", tmp_path / "data.npz")
+    changed = trials.configuration(
+        "S", "cross-entropy, rate 0.05, decay 0.002, batch 48", tmp_path / "data.npz"
+    )
     assert (changed.optim.lr, changed.optim.weight_decay, changed.batch_size) == (0.05, 2e-3, 48)
-    changed = trials.configuration("corsd v2, mixing off, distilled rows 0.5", tmp_path / "data.npz")
+    changed = trials.configuration("S", "corsd v2, mixing off, distilled rows 0.5", tmp_path / "data.npz")
     assert (changed.method, changed.relational.mixing, changed.relational.row_distillation) == (
         "corsd_v2",
         "off",
         0.5,
     )
     with pytest.raises(ValueError, match="is not one of rate, decay"):
-        trials.configuration("cross-entropy, momentum 0.8", tmp_path / "data.npz")
+        trials.configuration("S", "cross-entropy, momentum 0.8", tmp_path / "data.npz")
 
 
 def test_results_are_lines_in_the_order_of_names(trials, tmp_path: Path, monkeypatch) -> None:

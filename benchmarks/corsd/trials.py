@@ -1,11 +1,15 @@
-"""Trials at setting S: which settings of which method deserve fresh seeds and the test set?
+"""Trials: which settings of which method deserve fresh seeds and the test set?
 
-    python benchmarks/corsd/trials.py run [--only NAME ...]      # trains what has no result yet; resumable
-    python benchmarks/corsd/trials.py                            # prints what is known, best first
+    python benchmarks/corsd/trials.py run [--setting S] [--only NAME ...]   # trains what has no result yet; resumable
+    python benchmarks/corsd/trials.py                                       # prints what is known, best first
 
-Setting S: CIFAR-100, 50 images a class, 16 x 16 pixels, ResNet-18 topology of width 16, 80 epochs of crops and mirrors.
-Trials are scored on the next 100 training images of each class (10,000 images); the test set is never read.  Any number
-of processes share the trials.  A trial is a line of benchmarks/results/corsd_trials.jsonl; `core_seconds` is processor
+| setting | images | net | training | held out |
+|---|---|---|---|---|
+| S | CIFAR-100, 50 a class, 16 x 16 | ResNet-18 topology, width 16 | 80 epochs, crops and mirrors | 100 a class |
+| digits | scikit-learn's digits, 20 a class | ResNet-10, width 16 | 75 epochs, crops | 100 a class |
+
+Trials are scored on training images that they do not train on; the test set is never read.  Any number of processes
+share the trials.  A trial with a seed is a line of benchmarks/results/corsd_trials.jsonl; `core_seconds` is processor
 time of one thread.
 """
 
@@ -19,13 +23,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from shared_core.data.open import open_dataset
 from shared_core.run.atomic import write_bytes
 
 ROOT = Path(__file__).parents[2]
 CIFAR = ROOT.parent / "shared" / "data" / "cifar100.npz"
 RUNS = ROOT / "runs" / "bench" / "corsd_trials"
 RESULTS = ROOT / "benchmarks" / "results" / "corsd_trials.jsonl"
-TRAIN, HELD_OUT, SEED = 50, 100, 0
+HELD_OUT = 100
+COMMON = {"threads": 1, "device": "cpu", "log_every": 100, "checkpoint_every": 500, "width": 16}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "S": {
+        **COMMON, "model": "small:resnet18", "image_size": 16, "batch_size": 96, "epochs": 80, "augment": "crop_flip",
+    },
+    "digits": {**COMMON, "model": "small:resnet10", "batch_size": 60, "epochs": 75, "augment": "crop"},
+}  # fmt: skip
+IMAGES_PER_CLASS = {"S": 50, "digits": 20}
+# Digits cost seconds, and one seed of them says little.
+SEEDS = {"S": [0], "digits": list(range(6))}
 
 # What a short key of a trial sets.
 KEYS = {
@@ -40,7 +55,7 @@ METHODS = {
 FIELDS = re.compile(rf"({'|'.join(KEYS)}) (\S+)")
 
 # Rate, decay and batch of the first trials were those of the pilot's recipe; then around the best of each method.
-TRIALS = """
+S_TRIALS = """
 cross-entropy, rate 0.2, decay 0.002
 cross-entropy, rate 0.05, decay 0.005
 cross-entropy, rate 0.1, decay 0.002
@@ -65,51 +80,86 @@ corsd v2, rate 0.2, decay 0.002, mixing off, epochs 160
 cross-entropy, rate 0.4, decay 0.002
 cross-entropy, rate 0.1, decay 0.002, batch 48
 label smoothing, rate 0.2, decay 0.002
-""".strip().splitlines()
+"""
+DIGITS_TRIALS = """
+cross-entropy
+cross-entropy, decay 0.002
+cross-entropy, rate 0.2, decay 0.002
+cross-entropy, decay 0.005
+cross-entropy, rate 0.05, decay 0.005
+label smoothing
+label smoothing, decay 0.002
+deep supervision
+deep supervision, decay 0.002
+mixup
+mixup, decay 0.002
+mixup, alpha 0.2
+corsd v2, mixing off
+corsd v2, mixing off, decay 0.002
+corsd v2, mixing off, ensemble 0.5, decay 0.002
+corsd v2
+corsd v2, decay 0.002
+corsd v2, alpha 0.2
+corsd v2, alpha 0.2, decay 0.002
+corsd v2, rows 0.3, decay 0.002
+corsd v2, rows 0, decay 0.002
+"""
+TRIALS = {"S": S_TRIALS.strip().splitlines(), "digits": DIGITS_TRIALS.strip().splitlines()}
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Trials of corsd's methods at setting S.")
+    parser = argparse.ArgumentParser(description="Trials of corsd's methods.")
     parser.add_argument("stage", nargs="?", choices=["run", "table"], default="table")
-    parser.add_argument("--only", nargs="+", choices=TRIALS, metavar="NAME", help="these trials alone")
+    parser.add_argument("--setting", nargs="+", choices=list(TRIALS), default=list(TRIALS))
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these trials alone")
     given = parser.parse_args(arguments)
-    if given.stage == "run":
-        torch.set_num_threads(1)
-        for name in given.only or TRIALS:
-            run(name)
-    for line in sorted(known(), key=lambda line: -line["accuracy"]):
-        print(f"{line['accuracy']:.2f} (train {line['train_accuracy']:.1f})  {line['trial']}")
+    for setting in given.setting:
+        if given.stage == "run":
+            torch.set_num_threads(1)
+            for name in (name for name in TRIALS[setting] if name in (given.only or TRIALS[setting])):
+                for seed in SEEDS[setting]:
+                    run(setting, name, seed)
+        print(f"\n{setting}")
+        for accuracy, trained, seeds, name in sorted(means(setting), reverse=True):
+            print(f"{accuracy:.2f} (train {trained:.1f}; {seeds} seeds)  {name}")
     return 0
 
 
-def run(name: str) -> None:
+def means(setting: str) -> list[tuple[float, float, int, str]]:
+    """Accuracy, train accuracy and number of seeds of each trial."""
+    lines = [line for line in known() if line["setting"] == setting]
+    groups = {line["trial"]: [one for one in lines if one["trial"] == line["trial"]] for line in lines}
+    keys = ("accuracy", "train_accuracy")
+    return [
+        (*(sum(g[key] for g in group) / len(group) for key in keys), len(group), name)
+        for name, group in groups.items()
+    ]
+
+
+def run(setting: str, name: str, seed: int) -> None:
     """Train a trial that has no line yet and that no other process trains."""
     from corsd.train import train_cell
 
-    folder = RUNS / "".join(c if c.isalnum() or c == "." else "-" for c in name)
+    letters = f"{setting}-{name}-seed{seed}"
+    folder = RUNS / "".join(c if c.isalnum() or c == "." else "-" for c in letters)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{folder}.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return
-        if any(line["trial"] == name for line in known()):
+        if (setting, name, seed) in [(line["setting"], line["trial"], line["seed"]) for line in known()]:
             return
-        result = train_cell(configuration(name, held_out_data()), SEED, folder, resume=True)
+        result = train_cell(configuration(setting, name, held_out_data(setting)), seed, folder, resume=True)
         kept = ("accuracy", "train_accuracy", "images_seen", "core_seconds")
-        add({"setting": "S", "trial": name, "seed": SEED, **{key: result[key] for key in kept}})
+        add({"setting": setting, "trial": name, "seed": seed, **{key: result[key] for key in kept}})
 
 
-def configuration(name: str, data: Path) -> Any:
-    """Setting S with the changes of a trial."""
+def configuration(setting: str, name: str, data: Path) -> Any:
+    """A setting with the changes of a trial."""
     from corsd.config import TrainConfig
 
-    setting = {
-        "threads": 1, "device": "cpu", "log_every": 100, "checkpoint_every": 500, "data": f"npz:{data}",
-        "model": "small:resnet18", "width": 16, "image_size": 16, "batch_size": 96, "epochs": 80,
-        "augment": "crop_flip",
-    }  # fmt: skip
-    values = TrainConfig.model_validate(setting).model_dump()
+    values = TrainConfig.model_validate({**SETTINGS[setting], "data": f"npz:{data}"}).model_dump()
     method, *fields = name.split(", ")
     values["method"] = METHODS[method]
     for field in fields:
@@ -124,26 +174,33 @@ def configuration(name: str, data: Path) -> Any:
     return TrainConfig.model_validate(values)
 
 
-def held_out_data(cifar: Path = CIFAR, out: Path = RUNS / "held-out.npz") -> Path:
+def held_out_data(setting: str, folder: Path = RUNS, cifar: Path = CIFAR) -> Path:
     """An npz whose test images are training images that the trials do not train on."""
+    out = folder / f"{setting}.npz"
     if not out.exists():
-        data = np.load(cifar)
-        chosen, held_out = split(data["y_train"])
-        out.parent.mkdir(parents=True, exist_ok=True)
+        if setting == "digits":
+            digits = open_dataset("digits", "train")
+            x, y, names = digits.images.permute(0, 2, 3, 1).numpy(), digits.labels, list("0123456789")
+        else:
+            data = np.load(cifar)
+            x, y, names = data["x_train"], data["y_train"], data["class_names"]
+        y = np.asarray(y)
+        chosen, held_out = split(y, IMAGES_PER_CLASS[setting])
+        folder.mkdir(parents=True, exist_ok=True)
         half = out.with_suffix(".part.npz")
         np.savez(
-            half, x_train=data["x_train"][chosen], y_train=data["y_train"][chosen],
-            x_test=data["x_train"][held_out], y_test=data["y_train"][held_out], class_names=data["class_names"],
+            half, x_train=x[chosen], y_train=y[chosen], x_test=x[held_out], y_test=y[held_out], class_names=names
         )  # fmt: skip
         half.replace(out)
     return out
 
 
-def split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the first TRAIN images of each class, and of the HELD_OUT after them."""
+def split(labels: np.ndarray, train: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the first ``train`` images of each class, and of the HELD_OUT after them."""
     places = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    chosen = np.concatenate([p[:TRAIN] for p in places])
-    return chosen, np.concatenate([p[TRAIN : TRAIN + HELD_OUT] for p in places])
+    return np.concatenate([p[:train] for p in places]), np.concatenate(
+        [p[train : train + HELD_OUT] for p in places]
+    )
 
 
 def known(path: Path = RESULTS) -> list[dict[str, Any]]:
