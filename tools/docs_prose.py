@@ -1,7 +1,8 @@
 """Our docstrings as Markdown, for mkdocstrings (named in mkdocs.yml).
 
 Docstrings are read in an editor first: arguments and examples stand in them as plain lines, and cross references
-have roles.  On the site a module shows its first paragraph only, since its example is in the tutorials.
+have roles.  On the site a module shows its first paragraph and its tables only, since its example is in the
+tutorials.
 """
 
 import re
@@ -21,7 +22,13 @@ class Prose(Extension):
         """Called once for each module, class, function and attribute."""
         if obj.docstring:
             text = ROLE.sub("", obj.docstring.value)
-            obj.docstring.value = text.split("\n\n")[0] if isinstance(obj, Module) else as_markdown(text)
+            obj.docstring.value = opening(text) if isinstance(obj, Module) else as_markdown(text)
+
+
+def opening(text: str) -> str:
+    """The first paragraph, and tables in Markdown."""
+    first, *more = text.split("\n\n")
+    return "\n\n".join([first, *(part for part in more if part.startswith("|"))])
 
 
 def as_markdown(text: str) -> str:

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # what all benchmarks share 
 
 from _figures import difference, interleaved, options, ratio, write
 from _step import clock_name, seconds
-from corsd.baselines import CrossEntropy, ExitMethod, ProgressiveSelf
+from corsd.baselines import PSKD, CrossEntropy, ExitMethod
 from corsd.distiller import Distiller
 from corsd.nets import small_resnet
 from corsd.pairs import class_pair_plan, last_batch_plan, triplet_plan
@@ -49,7 +49,7 @@ METHODS: dict[str, Callable[[nn.Module, int, int], nn.Module]] = {
     "corsd": lambda net, classes, size: Distiller(net, STAGES, classes, torch.zeros(2, 3, size, size)),
     "deep supervision": lambda net, classes, size: _exits(net, classes, size, "deep_supervision"),
     "rkd": lambda net, classes, size: _exits(net, classes, size, "rkd"),
-    "ps-kd": lambda net, classes, size: ProgressiveSelf(net, classes, TABLE, 10 * TABLE),
+    "ps-kd": lambda net, classes, size: PSKD(net, classes, TABLE, 10 * TABLE),
 }
 """PS-KD keeps a row of probabilities per image: its memory is images times classes by definition."""
 

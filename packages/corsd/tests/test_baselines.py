@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from corsd import baselines
-from corsd.baselines import ClassWise, CrossEntropy, ExitMethod, LastBatch, ProgressiveSelf
+from corsd.baselines import CSKD, DLB, PSKD, CrossEntropy, ExitMethod
 from corsd.nets import small_resnet
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
@@ -155,18 +155,18 @@ def test_cross_entropy_and_label_smoothing():
 
 def test_class_wise_self_distillation_equals_its_formula():
     plain = net().eval()
-    out = ClassWise(plain, 4)(images(), LABELS)
+    out = CSKD(plain, 4)(images(), LABELS)
     z = plain(images())
     p, q = (z[1::2] / 4).softmax(1), (z[0::2] / 4).log_softmax(1)
     torch.testing.assert_close(out.parts["class_wise"], 16 * (p * (p.log() - q)).sum(1).mean())
     assert out.logits.shape == (6, 4)
     with pytest.raises(ValueError, match=r"CS-KD needs batches of \(image, image of the same class\)"):
-        ClassWise(plain, 4)(images(), torch.tensor([0, 1, 1, 1, 2, 2]))
+        CSKD(plain, 4)(images(), torch.tensor([0, 1, 1, 1, 2, 2]))
 
 
 def test_progressive_targets_follow_past_predictions():
     plain = net()
-    module = ProgressiveSelf(plain, 4, num_images=6, total_images=12)
+    module = PSKD(plain, 4, num_images=6, total_images=12)
     index = torch.arange(6)
     first = module(images(), LABELS, index)
     torch.testing.assert_close(
@@ -184,7 +184,7 @@ def test_progressive_targets_follow_past_predictions():
 
 
 def test_last_batch_distils_only_images_that_the_last_step_saw():
-    module = LastBatch(net(), 4, fresh=3)
+    module = DLB(net(), 4, fresh=3)
     index = torch.tensor([0, 9, 1, 8, 2, 7])
     first = module(images(), LABELS, index)
     assert first.parts["last_batch"].item() == 0
@@ -201,3 +201,13 @@ def test_last_batch_distils_only_images_that_the_last_step_saw():
 def test_unknown_method_lists_the_known():
     with pytest.raises(ValueError, match=r"method='kd'; choose one of deep_supervision, byot"):
         ExitMethod(net(), 4, "kd")
+
+
+def test_the_package_lists_every_control_with_its_cost():
+    from corsd import mixing
+
+    assert baselines.MixedCrossEntropy is mixing.MixedCrossEntropy
+    rows = [line for line in baselines.__doc__.splitlines() if line.startswith("| `")]
+    listed = {line.split("`")[1] for line in rows}
+    assert listed == {name for name in baselines.__all__ if name[0].isupper()}
+    assert all(line.endswith("| nothing |") for line in rows)

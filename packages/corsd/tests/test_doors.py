@@ -3,7 +3,7 @@
 import pytest
 import torch
 from corsd import Distiller, EarlyExit, Exits, TripletDataset, collate_triplets, find_stages, triplet_plan
-from corsd.baselines import ClassWise, ProgressiveSelf
+from corsd.baselines import CSKD, PSKD
 from corsd.nets import small_resnet
 from shared_core.ops import all_gather, average_gradients, entropy, kl_divergence, project, soft_cross_entropy
 from torch import nn
@@ -71,12 +71,12 @@ CASES = {
         "images of one batch must have one shape",
     ),
     "cs_kd": (
-        lambda: ClassWise(net(), 4)(torch.rand(6, 3, 16, 16), LABELS),
+        lambda: CSKD(net(), 4)(torch.rand(6, 3, 16, 16), LABELS),
         ValueError,
         "there are 4 labels for 6 images",
     ),
     "ps_kd": (
-        lambda: ProgressiveSelf(net(), 4, 9, 9)(torch.rand(4, 3, 16, 16), LABELS, torch.arange(3)),
+        lambda: PSKD(net(), 4, 9, 9)(torch.rand(4, 3, 16, 16), LABELS, torch.arange(3)),
         ValueError,
         "there are 3 index for 4 images",
     ),

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import pytest
 import torch
 import torchvision.models as tv
-from corsd import Distiller, RelationalDistiller, TripletDataset, baselines, find_stages
-from corsd.baselines import ClassWise, CrossEntropy, ExitMethod, LastBatch, ProgressiveSelf
+from corsd import Distiller, RelationalDistiller, TripletDataset, find_stages
+from corsd.baselines import CSKD, DLB, PSKD, CrossEntropy, ExitMethod, MixedCrossEntropy
+from corsd.baselines.exit_method import EXIT_LOSSES
 from corsd.frame import check_first_step
-from corsd.mixing import MixedCrossEntropy
 from corsd.nets import small_resnet
 from corsd.relation import LogitRelation
 from shared_core.testing import assert_same_state
@@ -46,11 +46,11 @@ def methods(net, **options):
     yield "corsd", Distiller(net, num_classes=2, **stages, **options)
     yield "exits", Distiller(net, num_classes=2, exits="joint", **stages, **options)
     yield "ce", CrossEntropy(net, 2, **options)
-    for method in baselines._EXIT_LOSSES:
+    for method in EXIT_LOSSES:
         yield method, ExitMethod(net, 2, method, **stages, **options)
-    yield "cs_kd", ClassWise(net, 2, **options)
-    yield "ps_kd", ProgressiveSelf(net, 2, 6, 12, **options)
-    yield "dlb", LastBatch(net, 2, 3, **options)
+    yield "cs_kd", CSKD(net, 2, **options)
+    yield "ps_kd", PSKD(net, 2, 6, 12, **options)
+    yield "dlb", DLB(net, 2, 3, **options)
     yield "corsd_v2", RelationalDistiller(net, num_classes=2, **stages, **options)
     yield "mixup", MixedCrossEntropy(net, 2, "mixup", **options)
     yield "cutmix", MixedCrossEntropy(net, 2, "cutmix", **options)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.distributed as dist
-from corsd import Distiller, RelationalDistiller, RelationalWeights, Variant, Weights, baselines
-from corsd.baselines import ClassWise, CrossEntropy, ExitMethod, LastBatch, ProgressiveSelf
-from corsd.mixing import MixedCrossEntropy
+from corsd import Distiller, RelationalDistiller, RelationalWeights, Variant, Weights
+from corsd.baselines import CSKD, DLB, PSKD, CrossEntropy, ExitMethod, MixedCrossEntropy
+from corsd.baselines.exit_method import EXIT_LOSSES
 from corsd.pairs import class_pair_plan, last_batch_plan, triplet_plan
 from shared_core.data.sampling import shuffled_plan
 from shared_core.testing import run_ranks
@@ -45,11 +45,11 @@ METHODS = {
     "label_smoothing": lambda net: CrossEntropy(net, 6, 0.1),
     **{
         name: lambda net, name=name: ExitMethod(net, 6, name, ["0", "1"], EXAMPLE, 0.01, norm="group")
-        for name in baselines._EXIT_LOSSES
+        for name in EXIT_LOSSES
     },
-    "cs_kd": lambda net: ClassWise(net, 6),
-    "ps_kd": lambda net: ProgressiveSelf(net, 6, IMAGES, STEPS * BATCH),
-    "dlb": lambda net: LastBatch(net, 6, BATCH // 2),
+    "cs_kd": lambda net: CSKD(net, 6),
+    "ps_kd": lambda net: PSKD(net, 6, IMAGES, STEPS * BATCH),
+    "dlb": lambda net: DLB(net, 6, BATCH // 2),
     "corsd_v2": relational,
     "corsd_v2 all terms": lambda net: relational(net, weights=ALL_TERMS, mixing="cutmix"),
     "corsd_v2 unmixed": lambda net: relational(net, weights=ALL_TERMS, mixing="off"),

@@ -33,6 +33,7 @@ from corsd.frame import (
     labels_for,
     own_type,
     run_net,
+    widened,
 )
 from corsd.losses import Variant, Weights
 from corsd.maps import Layout
@@ -48,6 +49,11 @@ class Output(NamedTuple):
     loss: Float[Tensor, ""]
     parts: dict[str, Float[Tensor, ""]]
     relations: list[Relation]
+
+
+def summed(logits: Tensor, parts: dict[str, Tensor]) -> Output:
+    """The output of a method without relations: its loss is the sum of the parts, which are weighted already."""
+    return Output(logits, torch.stack([widened(part) for part in parts.values()]).sum(), parts, [])
 
 
 class Distiller(nn.Module):

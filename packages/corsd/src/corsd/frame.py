@@ -5,16 +5,20 @@ picked out of whatever it returns, and labels of any integer type fit.
 """
 
 import warnings
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from shared_core.ops.autocast import under_autocast
+from shared_core.ops.features import FeatureCapture
 from shared_core.ops.host import read_back
 from shared_core.ops.outputs import Which, pick_logits
 from shared_core.ops.snapshot import Snapshot
 from shared_core.ops.targets import class_numbers
 from torch import Tensor, nn
+
+from corsd.stages import Stage, find_stages
 
 
 def own_type(net: nn.Module) -> dict[str, Any]:
@@ -69,6 +73,42 @@ def check_first_step(net: nn.Module, example: Tensor, output: Which, num_classes
     finally:
         before.restore()
     check_logits(logits, len(example), num_classes)
+
+
+def tapped(
+    net: nn.Module,
+    what: str,
+    num_classes: int,
+    stages: Sequence[str] | Literal["auto"],
+    example: Float[Tensor, "batch ..."] | None,
+    output: Which,
+) -> tuple[list[Stage], FeatureCapture]:
+    """The stages of a net that the method ``what`` reads, and what captures their outputs, once a dry run went well.
+
+    Raises:
+        ValueError: a stage that is not there, or logits of another width.
+        TypeError: the net is TorchScript, or inside of DistributedDataParallel already.
+    """
+    check_wrappers(net, what)
+    example = example_for(net, example)
+    found = find_stages(net, example, stages)
+    check_first_step(net, example, output, num_classes)
+    return found, FeatureCapture(net, [stage.name for stage in found])
+
+
+def maps_of(
+    net: nn.Module,
+    images: Tensor,
+    output: Which,
+    stages: Sequence[Stage],
+    capture: FeatureCapture,
+    reader: nn.Module,
+) -> tuple[Tensor, list[Float[Tensor, "batch _ _ _"]]]:
+    """The net's logits, and the maps of its stages, shallow to deep, in the type of the module that reads them."""
+    with capture:
+        logits = run_net(net, images, output)
+    captured = capture.pop()
+    return logits, [for_module(stage.map(captured[stage.name]), reader) for stage in stages]
 
 
 def check_logits(logits: Tensor, count: int, num_classes: int) -> None:

@@ -10,7 +10,6 @@ from corsd.config import TrainConfig
 from corsd.data import Data
 from corsd.distiller import Distiller
 from corsd.losses import Variant, Weights
-from corsd.mixing import MixedCrossEntropy
 from corsd.pairs import class_pair_plan, last_batch_plan, triplet_plan
 from corsd.relational import RelationalDistiller, RelationalWeights
 
@@ -62,15 +61,15 @@ def build_method(config: TrainConfig, net: nn.Module, data: Data, seed: int, ste
         mixing = (v2.mixing, v2.alpha, v2.embedding)
         return RelationalDistiller(net, r.stages, classes, example, r.norm, weights, *mixing, seed)
     if config.method in ("mixup", "cutmix"):
-        return MixedCrossEntropy(net, classes, config.method, v2.alpha, seed)
+        return baselines.MixedCrossEntropy(net, classes, config.method, v2.alpha, seed)
     if config.method in ("ce", "ce_triplets"):
         return baselines.CrossEntropy(net, classes)
     if config.method == "label_smoothing":
         return baselines.CrossEntropy(net, classes, config.label_smoothing)
     if config.method == "cs_kd":
-        return baselines.ClassWise(net, classes)
+        return baselines.CSKD(net, classes)
     if config.method == "ps_kd":
-        return baselines.ProgressiveSelf(net, classes, len(data.labels), steps * config.batch_size)
+        return baselines.PSKD(net, classes, len(data.labels), steps * config.batch_size)
     if config.method == "dlb":
-        return baselines.LastBatch(net, classes, config.batch_size // config.accumulate // 2)
+        return baselines.DLB(net, classes, config.batch_size // config.accumulate // 2)
     return baselines.ExitMethod(net, classes, config.method, r.stages, example, r.relation_weight, r.norm)
