@@ -98,7 +98,7 @@ def run_cell(pair: str, row: str, seed: int, folder: Path) -> dict[str, Any]:
     from calib import comparison, run
     from calib.data import open_domains
     from calib.evaluate import both_domains
-    from calib.source_classifier import build_classifier
+    from calib.source_classifier import attached, build_classifier
 
     config, cpu = configuration(pair, row), torch.device("cpu")
     torch.set_num_threads(config.threads or 1)
@@ -136,10 +136,11 @@ def run_cell(pair: str, row: str, seed: int, folder: Path) -> dict[str, Any]:
         if domains.segmentation:
             own |= {score: {name: evaluation[name][score] for name in KEPT} for score in SEGMENTATION}
     else:
-        classifier = build_classifier(config, domains)
-        (found,) = comparison.baseline_rows(config, classifier, domains, seed, cpu)
+        front = run.build_calibrator(config, domains.channels)
+        model = attached(config, build_classifier(config, domains), front)
+        (found,) = comparison.baseline_rows(config, model, domains, seed, cpu)
         tests = (domains.source_test, domains.target_test, domains.num_classes, cpu)
-        found_before = both_domains(classifier.eval(), *tests)
+        found_before = both_domains(model.ask, *tests)
         before = {f"{name}_before": scores["accuracy"] for name, scores in found_before.items()}
         own = {
             **before,

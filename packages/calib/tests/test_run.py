@@ -240,7 +240,15 @@ def test_what_cannot_work_is_found_before_anything_starts(config, tmp_path, chan
     ("body", "message"),
     [
         ("return nn.Flatten()", r"answers with shape \(2, 768\); .* it must be \(2, 3\)"),
-        ("return nn.Sequential(nn.Flatten(), nn.LSTM(768, 3))", "answers with a tuple"),
+        (
+            "class Two(nn.Linear):\n        def forward(self, x): return 2 * (super().forward(x.flatten(1)),)\n"
+            "    return Two(768, 3)",
+            "the classifier returns a tuple of .*: say which part the logits are",
+        ),
+        (
+            "return nn.Sequential(nn.Flatten(), nn.Linear(768, 3, dtype=None), nn.Softmax(0)).half()",
+            "cannot take",
+        ),
         (
             "return nn.Sequential(nn.Flatten(), nn.Linear(768, 3)).requires_grad_(False)",
             "cannot be trained: its answers give no gradient to any weight",

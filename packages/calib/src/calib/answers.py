@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
+from shared_core.ops.host import read_back
 from shared_core.ops.outputs import Which, pick_logits
 from torch import Tensor
 
@@ -87,7 +88,7 @@ def decide(values: Shaped[Tensor, "images ..."], outputs: str = "auto") -> str:
     if outputs == "logits":
         return outputs
     wide = values.detach().float()
-    low, high = (float(end) for end in wide.aminmax()) if wide.numel() else (0.0, 1.0)
+    low, high, off = _summary(wide) if wide.numel() else (0.0, 1.0, 0.0)
     inside = low >= 0 and high <= 1 + 1e-3
     if outputs == "probabilities":
         if not inside:
@@ -103,8 +104,7 @@ def decide(values: Shaped[Tensor, "images ..."], outputs: str = "auto") -> str:
         return "logits"
     if values.shape[1] > 1:
         # 8 bits round each class by up to 1/512.
-        off = (wide.sum(1) - 1).abs().max() if wide.numel() else torch.tensor(0.0)
-        return "probabilities" if float(off) <= 0.02 + min(values.shape[1] / 512, 0.5) else "logits"
+        return "probabilities" if off <= 0.02 + min(values.shape[1] / 512, 0.5) else "logits"
     if high - low > 0.5:
         return "probabilities"
     raise ValueError(
@@ -124,6 +124,13 @@ def as_logits(values: Shaped[Tensor, "images ..."], outputs: str) -> Float[Tenso
         wide = torch.cat([1 - wide, wide], 1) if wide.shape[1] == 1 else wide
         return wide.clamp(min=1e-12).log()
     return torch.cat([torch.zeros_like(values), values], 1) if values.shape[1] == 1 else values
+
+
+def _summary(values: Tensor) -> tuple[float, float, float]:
+    """The smallest and the largest value, and how far the sum over classes is from 1 at most."""
+    found = torch.stack([*values.aminmax(), (values.sum(1) - 1).abs().max()])
+    low, high, off = read_back(found, "are answers logits or probabilities?").tolist()
+    return low, high, off
 
 
 def _columns(values: Tensor) -> Tensor:

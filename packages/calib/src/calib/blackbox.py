@@ -20,7 +20,7 @@ from shared_core.ops.freeze import freeze
 from shared_core.ops.outputs import Which
 from torch import Tensor, nn
 
-from calib.answers import as_logits, decide, pick
+from calib.answers import Reading, as_logits, decide, pick, settled
 
 QUERY_BATCH = 200
 
@@ -57,6 +57,7 @@ def distil_surrogate(
     Args:
         predict: images to (batch, classes), or to one column for two classes; of a dict or tuple `output` says which
             part, see :func:`calib.attach`.
+        net: the student; of several parts of its answer the obvious one is taken.
         outputs: what that is, "logits", "probabilities", or "auto": decided once, on all answers.
         held_out: share of each domain that only measures the agreement, in (0, 1).
 
@@ -80,13 +81,15 @@ def distil_surrogate(
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     optimizer = torch.optim.Adam(net.parameters(), learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    read = Reading(None, settled(net.eval(), source_images[:QUERY_BATCH].to(device)))
     net.train()
     for _ in range(steps):
         losses = []
         for domain in domains:
             # Drawn with replacement: a domain may be smaller than a batch.
             places = domain.taught[torch.randint(len(domain.taught), (batch_size // 2,), generator=generator)]
-            logits, wanted = net(domain.images[places].to(device)), domain.answers[places].to(device)
+            logits = read.training(net(domain.images[places].to(device)))
+            wanted = domain.answers[places].to(device)
             if logits.shape != wanted.shape:
                 raise ValueError(
                     f"the student answers with shape {tuple(logits.shape)}, the black box with {tuple(wanted.shape)}: "
@@ -98,7 +101,7 @@ def distil_surrogate(
         optimizer.step()
         schedule.step()
     freeze(net)
-    return Surrogate(net, *(_agreement(net, domain, device) for domain in domains))
+    return Surrogate(net, *(_agreement(lambda x: read(net(x)), domain, device) for domain in domains))
 
 
 def gives_gradient(
@@ -176,8 +179,11 @@ def _split(images: Tensor, answers: Tensor, held_out: float, generator: torch.Ge
 
 
 @torch.no_grad()
-def _agreement(net: nn.Module, domain: _Asked, device: torch.device) -> float:
+def _agreement(student: Callable[[Tensor], Tensor], domain: _Asked, device: torch.device) -> float:
     named = torch.cat(
-        [net(domain.images[part].to(device)).argmax(1).cpu() for part in domain.kept_out.split(QUERY_BATCH)]
+        [
+            student(domain.images[part].to(device)).argmax(1).cpu()
+            for part in domain.kept_out.split(QUERY_BATCH)
+        ]
     )
     return 100 * float((named == domain.answers[domain.kept_out].argmax(1)).float().mean())

@@ -215,7 +215,7 @@ def translate(arguments: list[str]) -> int:
         if given.judge is not None:
             judging = open_trained(cell_folders(given.judge)[0])
             judge, judged = (
-                judging.model.classifier.to(device),
+                judging.model.to(device).ask,
                 in_classes_of(source, judging.class_names, given.source),
             )
     # It reads nothing from the folder: all flags have to come again.
@@ -264,9 +264,11 @@ def export(arguments: list[str]) -> int:
     )
     given = parser.parse_args(arguments)
 
+    from shared_core.run.atomic import read_json
+
     from calib.export import export as write
     from calib.export import summary
-    from calib.trained import cell_folders, open_trained, read_json
+    from calib.trained import cell_folders, open_trained
 
     with user_errors():
         trained = open_trained(cell_folders(given.run)[0])

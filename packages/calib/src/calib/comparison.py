@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from shared_core.data.arrays import ArrayImages
 from shared_core.data.loader import test_loader
-from torch import nn
 from torch.utils.data import Dataset
 
+from calib.attachment import CalibratedClassifier
 from calib.baselines import METHODS, Labelled, NotApplicableError, Settings, target_supervised
 from calib.config import AdaptConfig
 from calib.data import Domains
@@ -16,14 +16,21 @@ from calib.evaluate import both_domains
 
 
 def baseline_rows(
-    config: AdaptConfig, classifier: nn.Module, domains: Domains, seed: int, device: torch.device
+    config: AdaptConfig, model: CalibratedClassifier, domains: Domains, seed: int, device: torch.device
 ) -> list[dict[str, Any]]:
-    """A row for each baseline: both accuracies, and what of the classifier it touches."""
+    """A row for each baseline: both accuracies, and what of the model's classifier it touches."""
     if not config.baselines:
         return []
     source = Labelled(all_images(domains.source_train), labels_in(domains.source_train))
     target = all_images(domains.target_train)
-    settings = Settings(steps=config.steps, batch_size=config.batch_size, epsilon=config.epsilon)
+    classifier = model.classifier
+    settings = Settings(
+        steps=config.steps,
+        batch_size=config.batch_size,
+        epsilon=config.epsilon,
+        output=model.output,
+        outputs=model.outputs,
+    )
     rows: list[dict[str, Any]] = []
     for name in config.baselines:
         begun = time.perf_counter()

@@ -12,11 +12,13 @@ from shared_core.ops.gather import gather_objects, rank, world_size
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from calib.answers import Reading
 from calib.attachment import CalibratedClassifier
 from calib.domains import as_floats
 from calib.segmentation import confusion, segmentation_scores
 
-Predict = Callable[[Tensor], Tensor]
+Predict = Callable[[Tensor], Any]
+READ = Reading()
 
 
 @torch.no_grad()
@@ -30,8 +32,8 @@ def evaluate_classifier(
 ) -> dict[str, Any]:
     """Accuracy and per-class accuracy in percent, and the confusion matrix [label][prediction].
 
-    `predict` takes floats in [0, 1] and gives logits.  With `shared` all processes must call it; each takes every
-    n-th batch, and the counts are summed.
+    `predict` takes floats in [0, 1] and gives logits, alone or as the obvious part of its answer.  With `shared` all
+    processes must call it; each takes every n-th batch, and the counts are summed.
 
     Raises ValueError for labels beyond the classes.
     """
@@ -43,7 +45,7 @@ def evaluate_classifier(
                 f"the images have labels up to {int(labels.max())}, but the classifier has {num_classes} classes, 0 to "
                 f"{num_classes - 1}: match them by name with shared_core.data.classes.in_classes_of"
             )
-        found = predict(as_floats(images.to(device))).argmax(1).cpu()
+        found = READ(predict(as_floats(images.to(device)))).argmax(1).cpu()
         matrix += torch.bincount(labels * num_classes + found, minlength=num_classes**2).view_as(matrix)
     return scores_of(_summed(matrix) if shared else matrix)
 
@@ -94,7 +96,7 @@ def evaluate_segmenter(
     part = (rank(), world_size()) if shared else (0, 1)
     matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     for images, masks in dealt_loader(dataset, 8, workers, *part):
-        matrix += confusion(predict(as_floats(images.to(device))).cpu(), masks, ignore)
+        matrix += confusion(READ(predict(as_floats(images.to(device)))).cpu(), masks, ignore)
     matrix = _summed(matrix) if shared else matrix
     scores = segmentation_scores(matrix)
     return {

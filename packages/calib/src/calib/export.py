@@ -23,6 +23,7 @@ from shared_core.onnx_files import place
 from shared_core.ops.freeze import checksums, digest
 from torch import Tensor, nn
 
+from calib.answers import Reading
 from calib.attachment import CalibratedClassifier
 from calib.calibrator import MIN_SIZE, Calibrator
 from calib.classifiers import Normalize, Normalized, OnnxClassifier
@@ -45,13 +46,15 @@ class Deployed(nn.Module):
         if behind is not None:
             self.add_module(name, behind)
         self.behind = None if behind is None else name
+        self.read: Reading | None = None
 
     def forward(
         self, images: Float[Tensor, "batch channels height width"], alpha: Float[Tensor, ""]
     ) -> Tensor:
-        """Corrected images, normalised ones or logits."""
+        """Corrected images, normalised ones, or logits as `read` finds them in the classifier's answer."""
         calibrated = self.calibrator(images, alpha)
-        return calibrated if self.behind is None else self.get_submodule(self.behind)(calibrated)
+        answer = calibrated if self.behind is None else self.get_submodule(self.behind)(calibrated)
+        return answer if self.read is None else self.read(answer)
 
 
 def export(
@@ -70,7 +73,8 @@ def export(
     Args:
         format: "safetensors" (weights; :meth:`Calibrator.from_pretrained` reads them), "onnx" (needs the extra
             `onnx`), or "torch_export" (for `torch.export.load`, so call it .pt2; metadata in metadata.json).
-        what: "calibrator"; "normalized", followed by (x - mean) / std; "fused", followed by the classifier.
+        what: "calibrator"; "normalized", followed by (x - mean) / std; "fused", followed by the classifier, whose
+            answer is read as `model.logits` reads it: logits of two classes or more, whatever the classifier answers.
         size: fixed (height, width); None takes any size from 8 by 8 up.  Fused with a classifier that takes one
             size only, name that size.  The batch may have any size in any case.
         mean, std: of "normalized", one number per channel in the value range's unit; by default those of a
@@ -95,6 +99,9 @@ def export(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         temporary = Path(folder) / ("net.pt2" if format == "torch_export" else path.name)
         try:
+            if what == "fused" and format != "safetensors" and isinstance(model, CalibratedClassifier):
+                model.settle(_example(deployed, size)[0].to(model.calibrator.low.device))
+                deployed.read = model.reading
             FORMATS[format](deployed, temporary, size, OUTPUTS[what], entries)
         except ImportError:
             raise

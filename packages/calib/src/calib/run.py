@@ -152,7 +152,7 @@ def run_cell(
     evaluations = four_numbers(model, *tests, before=alone)
     example = next(iter(test_loader(domains.source_test, 64)))[0]
     adaptation = read_json(out / "adaptation.json") if is_main() else {}
-    rows = [] if domains.segmentation else baseline_rows(config, classifier, domains, seed, device)
+    rows = [] if domains.segmentation else baseline_rows(config, model, domains, seed, device)
     result = {
         "source": config.source,
         "target": config.target,

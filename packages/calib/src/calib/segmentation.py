@@ -17,9 +17,12 @@ from jaxtyping import Float, Int, Int64, UInt8
 from shared_core.data.augment import to_float
 from shared_core.data.sampling import keyed_generator_seed, shuffled_plan
 from shared_core.ops.host import read_back
+from shared_core.ops.outputs import Which
 from shared_core.run.guard import FiniteGuard
 from torch import Tensor, nn
 from torch.nn import functional
+
+from calib.answers import Reading, settled
 
 
 class TinySegmenter(nn.Module):
@@ -80,12 +83,14 @@ def train_segmenter(
     settings: SegmenterSettings,
     seed: int,
     ignore: int = 255,
+    output: Which = None,
+    outputs: str = "auto",
 ) -> list[float]:
     """Trains `net` in place (AdamW, one cycle, cross-entropy) and returns the mean loss of each epoch.
 
     The net is trained on the device where it is.  A step sees crops of `settings.crop` pixels (height, width), half of
     them mirrored; all draws are a pure function of `seed`.  Pixels labelled `ignore` do not count.  The net is left in
-    eval mode.
+    eval mode.  `output` and `outputs` say which part of its answer is the scores, see :func:`calib.attach`.
 
     Raises ValueError if images and masks do not fit each other or fill no batch, NonFiniteError for a loss that is
     not finite.
@@ -98,15 +103,19 @@ def train_segmenter(
     plan = shuffled_plan(len(images), settings.batch_size, seed)
     steps = settings.epochs * (len(images) // settings.batch_size)
     device = next(net.parameters()).device
+    net.eval()
+    read = _reading(net, images, output, outputs)
     with torch.no_grad():
-        classes = net.eval()(to_float(images[:1].to(device))).shape[1]
+        classes = read(net(to_float(images[:1].to(device)))).shape[1]
     weights = class_weights(masks, classes, ignore, settings.balance).to(device)
     guard = FiniteGuard("error")
     optimizer = torch.optim.AdamW(
         net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
+    # A fifth of five steps would end its rise where it starts, which the schedule divides by.
+    rise = 0.2 if steps != 4 else 0.4
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, total_steps=steps + 1, pct_start=0.2
+        optimizer, settings.learning_rate, total_steps=steps + 1, pct_start=rise
     )
     losses = []
     net.train()
@@ -117,7 +126,8 @@ def train_segmenter(
         for row in table:
             x, y = _crop_and_mirror(images[row[:, 0]], masks[row[:, 0]], settings.crop, generator)
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
-            loss = functional.cross_entropy(net(to_float(x)), y.long(), weights, ignore_index=ignore)
+            scores = read.training(net(to_float(x)))
+            loss = functional.cross_entropy(scores, y.long(), weights, ignore_index=ignore)
             guard.accepts({"cross_entropy": loss}, schedule.last_epoch + 1)
             optimizer.zero_grad()
             loss.backward()
@@ -203,10 +213,23 @@ def confusion_over(
     masks: Int[Tensor, "n height width"] | UInt8[Tensor, "n height width"],
     ignore: int = 255,
     batch_size: int = 16,
+    output: Which = None,
+    outputs: str = "logits",
 ) -> Int64[Tensor, "classes classes"]:
-    """:func:`confusion` of a net summed over images; `net` is called as it is, in whatever mode it is."""
+    """:func:`confusion` of a net summed over images; `net` is called as it is, in whatever mode it is.
+
+    `output` and `outputs` say which part of its answer is the scores, and whether one column is a probability.
+    """
+    read = Reading(output, outputs)
     parts = zip(images.split(batch_size), masks.split(batch_size), strict=True)
-    return torch.stack([confusion(net(to_float(x)), y, ignore) for x, y in parts]).sum(0)
+    return torch.stack([confusion(read(net(to_float(x))), y, ignore) for x, y in parts]).sum(0)
+
+
+def _reading(net: nn.Module, images: Tensor, output: Which, outputs: str) -> Reading:
+    if outputs != "auto":
+        return Reading(output, outputs)
+    device = next(net.parameters()).device
+    return Reading(output, settled(net, to_float(images[:2].to(device)), output))
 
 
 def _checked(masks: Tensor, classes: int, ignore: int) -> Int64[Tensor, "n height width"]:

@@ -13,10 +13,11 @@ from shared_core.data.augment import to_float
 from shared_core.data.loader import test_loader
 from shared_core.data.masks import ArrayMasks
 from shared_core.fitting_weights import load_weights
+from shared_core.ops.snapshot import Snapshot
 from shared_core.run.processes import is_main
 from shared_core.run.seal import check_seal, seal
 from shared_core.run.weights import read_weights, save_weights
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from calib.attachment import CalibratedClassifier, attach
@@ -27,7 +28,7 @@ from calib.data import Domains, normalization
 from calib.needs import PUBLISHED, is_trained_here
 from calib.segmentation import SegmenterSettings, tiny_segmenter, train_segmenter
 from calib.streets import SceneFiles
-from calib.supervised import train_classifier
+from calib.supervised import reading_of, train_classifier
 
 
 def build_classifier(config: AdaptConfig, domains: Domains) -> nn.Module:
@@ -66,7 +67,10 @@ def origin(config: AdaptConfig) -> str:
 
 
 def check_training(config: AdaptConfig, classifier: nn.Module, domains: Domains) -> None:
-    """Raises ValueError if the run trains its classifier and cannot: it answers two source images, to find out."""
+    """Raises ValueError if the run trains its classifier and cannot: it answers two source images, to find out.
+
+    Raises TypeError where its logits are no tensor of numbers.
+    """
     if not is_trained_here(config):
         return
     name, instead = config.classifier, "give it weights, and leave train_classifier out"
@@ -81,17 +85,26 @@ def check_training(config: AdaptConfig, classifier: nn.Module, domains: Domains)
         )
     images, labels = next(iter(test_loader(domains.source_train, 2)))
     try:
-        answer = classifier.eval()(to_float(images))
+        read = reading_of(classifier, domains.source_train, config.output, config.outputs)
+        answers = [read(classifier(to_float(images)))]
+        # And what the first step runs; no statistics of batch norm and no random numbers are left of it.
+        before = Snapshot(classifier)
+        with torch.no_grad():
+            answers.append(read.training(classifier.train()(to_float(images))))
+        before.restore()
+        classifier.eval()
     # What nets raise that do not fit the images: torch's own errors, and the assertions of timm's.
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"{name} cannot take source images of shape {tuple(images.shape)}: {error}"
         ) from error
     wanted = (len(labels), domains.num_classes, *labels.shape[1:])
-    if not isinstance(answer, Tensor) or answer.shape != wanted:
-        found = f"shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
-        raise ValueError(f"{name} answers with {found}; to be trained on {config.source} it must be {wanted}")
-    if not answer.requires_grad:
+    for answer in answers:
+        if answer.shape != wanted:
+            raise ValueError(
+                f"{name} answers with shape {tuple(answer.shape)}; to be trained on {config.source} it must be {wanted}"
+            )
+    if not answers[0].requires_grad:
         raise ValueError(f"{name} cannot be trained: its answers give no gradient to any weight; {instead}")
 
 
@@ -152,7 +165,16 @@ def train_on(
     if segmentation:
         masks = cast(ArrayMasks, dataset)
         settings = SegmenterSettings(epochs=round(t.epochs), batch_size=t.batch_size)
-        train_segmenter(net.to(device), masks.images, masks.masks, settings, seed, config.ignore_label)
+        train_segmenter(
+            net.to(device),
+            masks.images,
+            masks.masks,
+            settings,
+            seed,
+            config.ignore_label,
+            config.output,
+            config.outputs,
+        )
         return
     train_classifier(
         net,
@@ -166,4 +188,6 @@ def train_on(
         config.workers,
         checkpoints,
         config.checkpoint_every,
+        config.output,
+        config.outputs,
     )

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from shared_core.data.loader import KeyedDataset, make_loader
+from shared_core.data.loader import KeyedDataset, make_loader, test_loader
 from shared_core.data.sampling import Batches, shuffled_plan
+from shared_core.ops.outputs import Which
 from shared_core.run import checkpoint
 from shared_core.run.guard import FiniteGuard
 from shared_core.run.stop import StopFlag
@@ -16,6 +17,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from calib.answers import Reading, settled
 from calib.domains import as_floats
 
 
@@ -31,11 +33,15 @@ def train_classifier(
     workers: int = 0,
     checkpoints: Path | None = None,
     checkpoint_every: int = 500,
+    output: Which = None,
+    outputs: str = "auto",
 ) -> nn.Module:
     """Train `net` in place on (image, label) items by Adam under one cycle; without augmentation, as in the paper.
 
     Images are uint8 or floats in [0, 1].  The order is a pure function of `seed`; the net is left in eval mode.
     With a folder for `checkpoints` a training that was stopped goes on from its newest one, bit for bit.
+    `output` and `outputs` say which part of the net's answer is the logits, see :func:`calib.attach`; while it trains
+    a net may answer with a tuple that begins with them.
 
     Raises:
         ValueError: fewer images than one batch.
@@ -46,7 +52,8 @@ def train_classifier(
     batches = Batches(shuffled_plan(size, min(batch_size, size), seed))
     loader = make_loader(KeyedDataset(dataset, seed), batches, workers)
     steps = max(1, round(epochs * len(batches)))
-    net.to(device).train()
+    read = reading_of(net.to(device), dataset, output, outputs)
+    net.train()
     optimizer = torch.optim.Adam(net.parameters(), learning_rate, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1)
     guard = FiniteGuard("error")
@@ -67,9 +74,8 @@ def train_classifier(
             bar.update(step)
         while step < steps:
             for images, labels in loader:
-                logits = net(as_floats(images.to(device)))
-                # While they train, GoogLeNet and Inception give auxiliary logits after their own.
-                logits = logits[0] if isinstance(logits, tuple) else logits
+                # GoogLeNet and Inception give auxiliary logits beside their own while they train.
+                logits = read.training(net(as_floats(images.to(device))))
                 loss = functional.cross_entropy(logits, labels.to(device))
                 guard.accepts({"cross_entropy": loss}, step + 1)
                 optimizer.zero_grad()
@@ -86,3 +92,16 @@ def train_classifier(
                 if step == steps:
                     break
     return net.eval()
+
+
+def reading_of(net: nn.Module, dataset: Dataset, output: Which = None, outputs: str = "auto") -> Reading:
+    """How logits are read out of the answers of `net`, decided on its answers in eval mode, in which it is left.
+
+    Raises ValueError where `output` or `outputs` has to be said.
+    """
+    net.eval()
+    if outputs != "auto":
+        return Reading(output, outputs)
+    images = next(iter(test_loader(dataset, 2)))[0]
+    device = next((p.device for p in net.parameters()), images.device)
+    return Reading(output, settled(net, as_floats(images.to(device)), output))

@@ -25,6 +25,7 @@ from shared_core.run.weights import read_weights
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from calib.answers import Reading
 from calib.cyclegan import generator
 from calib.pose import PosedImages, Poses, fitting
 
@@ -109,7 +110,7 @@ def write_translations(translation: Translation, source: Dataset, out: str | os.
 
 
 def label_flips(
-    predict: Callable[[Tensor], Tensor], source: Dataset, translation: Translation
+    predict: Callable[[Tensor], Any], source: Dataset, translation: Translation
 ) -> dict[str, float]:
     """Share of `source`, in percent, that `predict` (images in [0, 1] to logits) names otherwise than its label.
 
@@ -120,13 +121,13 @@ def label_flips(
     the target's style gives a fair "after".
     """
     wrong = {"before": 0, "after": 0}
-    total = 0
+    total, read = 0, Reading()
     device = next(translation.generator.parameters()).device
     with torch.no_grad():
         plain = _floats(Fitted(source, fitting(translation.size, translation.channels)))
         for (images, labels), (translated, _) in zip(plain, _translated(translation, source), strict=True):
             for name, x in (("before", images), ("after", translated)):
-                answers = predict(x.to(device)).argmax(1).to(labels.device)
+                answers = read(predict(x.to(device))).argmax(1).to(labels.device)
                 wrong[name] += int((answers != labels).sum())
             total += len(labels)
     return {name: 100 * count / total for name, count in wrong.items()}

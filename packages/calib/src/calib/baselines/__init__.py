@@ -20,7 +20,8 @@
 
 Each is one function (classifier, source, target, settings, seed) that leaves the given classifier as it is and works
 on a copy; `target_supervised` takes (classifier, labelled target, settings, seed) and is not in METHODS.
-All draws are pure functions of the seed; there is no augmentation.
+All draws are pure functions of the seed; there is no augmentation.  Classifiers may answer with dicts, tuples and
+dataclasses, and with probabilities: `Settings(output=, outputs=)`; `predict` always gives logits.
 """
 
 from collections.abc import Callable

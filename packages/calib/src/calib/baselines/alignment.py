@@ -24,7 +24,7 @@ def deep_coral(
     Reads `steps`, `batch_size`, `learning_rate`, `coral_weight`.
     """
     with seeded(seed):
-        net = FeatureNet(classifier).train()
+        net = FeatureNet(classifier, source.images, settings).train()
         optimizer = torch.optim.Adam(net.parameters(), settings.learning_rate)
         source_order = batches(len(source.images), settings.batch_size, seed)
         target_order = batches(len(target), settings.batch_size, seed + 1)
@@ -52,7 +52,7 @@ def dann(classifier: nn.Module, source: Labelled, target: Tensor, settings: Sett
     Reads `steps`, `batch_size`, `learning_rate`, `domain_weight`, `domain_hidden`.
     """
     with seeded(seed):
-        net = FeatureNet(classifier).train()
+        net = FeatureNet(classifier, source.images, settings).train()
         critic = domain_critic(net.width, settings.domain_hidden).to(next(net.parameters()).device)
         optimizer = torch.optim.Adam([*net.parameters(), *critic.parameters()], settings.learning_rate)
         source_order = batches(len(source.images), settings.batch_size, seed)

@@ -29,9 +29,9 @@ def adda(classifier: nn.Module, source: Labelled, target: Tensor, settings: Sett
     Adam with beta_1 0.5, as usual for adversaries.  Reads `steps`, `batch_size`, `learning_rate`, `domain_hidden`.
     """
     with seeded(seed):
-        theirs = FeatureNet(classifier).requires_grad_(False)
+        theirs = FeatureNet(classifier, source.images, settings).requires_grad_(False)
         theirs.eval()
-        ours = FeatureNet(classifier)
+        ours = FeatureNet(classifier, source.images, settings)
         statistics_mode(ours)
         ours.head.requires_grad_(False)
         critic = domain_critic(ours.width, settings.domain_hidden).to(next(ours.parameters()).device)
@@ -67,7 +67,7 @@ def shot_im(
     Adam.  Reads `steps`, `batch_size`, `learning_rate`.
     """
     with seeded(seed):
-        net = FeatureNet(classifier)
+        net = FeatureNet(classifier, source.images, settings)
         statistics_mode(net)
         net.head.requires_grad_(False)
         learning = [p for p in net.parameters() if p.requires_grad]

@@ -12,8 +12,11 @@ from jaxtyping import Float, Int64
 from shared_core.data.augment import to_float
 from shared_core.data.sampling import shuffled_plan
 from shared_core.ops.features import FeatureCapture
+from shared_core.ops.outputs import Which
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from calib.answers import PROBES, Reading, check_outputs, settled
 
 
 class Labelled(NamedTuple):
@@ -40,7 +43,8 @@ class Adapted(NamedTuple):
 class Settings:
     """What the methods read; each names in its docstring which of them.
 
-    `epsilon` is a share of the value range, as in :class:`calib.Calibrator`.
+    `epsilon` is a share of the value range, as in :class:`calib.Calibrator`.  `output` and `outputs` say which part of
+    the classifier's answer is the logits, as in :func:`calib.attach`; all methods read them.
     """
 
     steps: int = 600
@@ -52,10 +56,13 @@ class Settings:
     domain_hidden: int = 500
     tent_learning_rate: float = 1e-3
     tent_batch_size: int = 200
+    output: Which = None
+    outputs: str = "auto"
 
     def __post_init__(self) -> None:
+        check_outputs(self.outputs)
         for name, value in vars(self).items():
-            if not 0 < value < float("inf"):
+            if name not in ("output", "outputs") and not 0 < value < float("inf"):
                 raise ValueError(f"settings.{name} is {value}; it must be above 0")
 
 
@@ -66,10 +73,15 @@ class NotApplicableError(ValueError):
 class FeatureNet(nn.Module):
     """A copy of a classifier that gives (logits, features): features are the input of its last linear layer.
 
+    With `images` how logits are read out of its answers is decided on them by `settings`; else they are logits, alone
+    or as the obvious part.
+
     Raises NotApplicableError for a net without a linear layer.
     """
 
-    def __init__(self, classifier: nn.Module) -> None:
+    def __init__(
+        self, classifier: nn.Module, images: Tensor | None = None, settings: Settings | None = None
+    ) -> None:
         super().__init__()
         net = copied(classifier)
         linear = [name for name, module in net.named_modules() if name and isinstance(module, nn.Linear)]
@@ -84,13 +96,15 @@ class FeatureNet(nn.Module):
         self._name = linear[-1]
         self.net = _replaced(net, self._name, tapped)
         self._capture = FeatureCapture(self.net, [f"{self._name}.0"])
+        self.read = Reading() if images is None else reading(self.net, images, settings or Settings())
 
     def forward(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch features"]]:
         """Logits and features of the same pass."""
         with self._capture:
-            logits = self.net(images)
+            answer = self.net(images)
+            logits = self.read.training(answer) if self.net.training else self.read(answer)
         (features,) = self._capture.pop().values()
         return logits, features
 
@@ -109,14 +123,25 @@ def copied(classifier: nn.Module) -> nn.Module:
     return copy.deepcopy(classifier).eval().requires_grad_(True)
 
 
-def adapted(net: nn.Module, touched: str) -> Adapted:
-    """The trained net as a result: eval mode, no gradient."""
+def reading(net: nn.Module, images: Tensor, settings: Settings) -> Reading:
+    """How logits are read out of the answers of a net in eval mode; decided on these images if that is open.
+
+    Raises ValueError where `settings` has to say `output` or `outputs`.
+    """
+    if settings.outputs != "auto":
+        return Reading(settings.output, settings.outputs)
+    return Reading(settings.output, settled(net, pixels(images[:PROBES], net), settings.output))
+
+
+def adapted(net: nn.Module, touched: str, read: Reading | None = None) -> Adapted:
+    """The trained net as a result: eval mode, no gradient; its answers are read as logits without `read`."""
+    read = read or (net.read if isinstance(net, FeatureNet) else Reading())
     net = net.untapped() if isinstance(net, FeatureNet) else net
     net.eval().requires_grad_(False)
 
     @torch.no_grad()
     def predict(images: Tensor) -> Tensor:
-        return net(pixels(images, net))
+        return read(net(pixels(images, net)))
 
     return Adapted(predict, touched, net)
 

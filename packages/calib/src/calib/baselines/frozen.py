@@ -18,6 +18,7 @@ from calib.baselines.form import (
     batches,
     copied,
     pixels,
+    reading,
     seeded,
 )
 from calib.neighbours import Neighbours, agree, nearest, upright
@@ -28,7 +29,8 @@ def source_only(
     classifier: nn.Module, source: Labelled, target: Tensor, settings: Settings, seed: int
 ) -> Adapted:
     """The classifier as it is: the floor."""
-    return adapted(copied(classifier), "nothing")
+    net = copied(classifier)
+    return adapted(net, "nothing", reading(net, source.images, settings))
 
 
 def moment_matching(
@@ -43,7 +45,7 @@ def moment_matching(
     target_mean, target_std = channel_moments(target)
     scale = torch.where(target_std > 0, source_std / target_std.clamp(min=1e-12), torch.ones_like(target_std))
     net = copied(classifier)
-    answer = adapted(net, "nothing").predict
+    answer = adapted(net, "nothing", reading(net, source.images, settings)).predict
 
     def predict(images: Tensor) -> Tensor:
         x = pixels(images, net)
@@ -61,7 +63,7 @@ def random_correction(
     Reads `epsilon`.  The signs are a function of `seed` and an image's place in its batch.
     """
     net = copied(classifier)
-    answer = adapted(net, "nothing").predict
+    answer = adapted(net, "nothing", reading(net, source.images, settings)).predict
 
     def predict(images: Tensor) -> Tensor:
         x = pixels(images, net)
@@ -81,7 +83,7 @@ def surest_view(
     Zooms are weighed on 500 target images; every test image costs 8 passes of the classifier.  Reads no setting.
     """
     net = copied(classifier)
-    answer = adapted(net, "nothing").predict
+    answer = adapted(net, "nothing", reading(net, source.images, settings)).predict
     teacher = Teacher(lambda images: answer(images).softmax(1), Views(count=8, threshold=0.0))
     order = torch.randperm(len(target), generator=torch.Generator().manual_seed(seed))
     teacher.weigh_zooms(pixels(target[order[:500]], net))
@@ -104,7 +106,7 @@ def neighbours(
     and 4 passes of the classifier.  Reads no setting.
     """
     net, how = copied(classifier), Neighbours(count=10)
-    answer = adapted(net, "nothing").predict
+    answer = adapted(net, "nothing", reading(net, source.images, settings)).predict
     teacher = Teacher(lambda images: answer(images).softmax(1), Views(threshold=0.0))
     order = torch.randperm(len(target), generator=torch.Generator().manual_seed(seed))[: how.images]
     teacher.weigh_zooms(pixels(target[order[:500]], net))
@@ -131,18 +133,20 @@ def target_supervised(classifier: nn.Module, target: Labelled, settings: Setting
     Reads `steps`, `batch_size`, `learning_rate`.
     """
     with seeded(seed):
-        net = copied(classifier).train()
+        net = copied(classifier)
+        read = reading(net, target.images, settings)
+        net.train()
         optimizer = torch.optim.Adam(net.parameters(), settings.learning_rate)
         order, guard = batches(len(target.images), settings.batch_size, seed), FiniteGuard("error")
         for step in range(1, settings.steps + 1):
             at = next(order)
-            logits = net(pixels(target.images[at], net))
+            logits = read.training(net(pixels(target.images[at], net)))
             loss = functional.cross_entropy(logits, target.labels[at].to(logits.device))
             guard.accepts({"cross_entropy": loss}, step)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return adapted(net, "new model")
+    return adapted(net, "new model", read)
 
 
 def channel_moments(images: Tensor, batch_size: int = 1000) -> tuple[Tensor, Tensor]:

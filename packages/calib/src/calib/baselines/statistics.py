@@ -16,6 +16,7 @@ from calib.baselines.form import (
     batches,
     copied,
     pixels,
+    reading,
     statistics_mode,
 )
 
@@ -28,7 +29,9 @@ def bn_adapt(
     A layer's numbers are the average over the batches, each seen with the batch's own statistics below it.
     Reads `batch_size`.  Raises NotApplicableError for a net without batch norm.
     """
-    net = statistics_mode(copied(classifier))
+    net = copied(classifier)
+    read = reading(net, source.images, settings)
+    statistics_mode(net)
     for norm in batch_norms(net):
         norm.track_running_stats = True
         norm.reset_running_stats()  # pyright: ignore[reportCallIssue]
@@ -37,7 +40,7 @@ def bn_adapt(
     with torch.no_grad():
         for at in _one_pass(len(target), settings.batch_size, seed):
             net(pixels(target[at], net))
-    return adapted(net, "buffers")
+    return adapted(net, "buffers", read)
 
 
 def tent(classifier: nn.Module, source: Labelled, target: Tensor, settings: Settings, seed: int) -> Adapted:
@@ -47,7 +50,9 @@ def tent(classifier: nn.Module, source: Labelled, target: Tensor, settings: Sett
     of two or more and gives each image an answer that depends on its batch.
     Reads `tent_learning_rate`, `tent_batch_size`.  Raises NotApplicableError for a net without batch norm.
     """
-    net = statistics_mode(copied(classifier)).requires_grad_(False)
+    net = copied(classifier)
+    read = reading(net, source.images, settings)
+    statistics_mode(net).requires_grad_(False)
     norms = batch_norms(net)
     for norm in norms:
         norm.requires_grad_(True)
@@ -58,7 +63,7 @@ def tent(classifier: nn.Module, source: Labelled, target: Tensor, settings: Sett
         raise NotApplicableError("the batch norms of the classifier have no affine weights for TENT to learn")
     optimizer, guard = torch.optim.Adam(weights, settings.tent_learning_rate), FiniteGuard("error")
     for step, at in enumerate(_one_pass(len(target), settings.tent_batch_size, seed), start=1):
-        loss = entropy_loss(net(pixels(target[at], net)))
+        loss = entropy_loss(read(net(pixels(target[at], net))))
         guard.accepts({"entropy": loss}, step)
         optimizer.zero_grad()
         loss.backward()
@@ -69,7 +74,7 @@ def tent(classifier: nn.Module, source: Labelled, target: Tensor, settings: Sett
     def predict(images: Tensor) -> Tensor:
         if len(images) < 2:
             raise ValueError("TENT normalises by the batch: predict two images or more at once")
-        return net(pixels(images, net))
+        return read(net(pixels(images, net)))
 
     return Adapted(predict, "batch-norm weights", net)
 
