@@ -54,12 +54,28 @@ class Guided(NamedTuple):
 
 Direction = Callable[[View], Float[Tensor, "b c h w"]]
 
-# w(t) from (alpha, sigma).  Flow matching reads lambda = sigma / alpha as the step of the flow (FSD, proposition 1);
-# an optimiser that divides by the gradient's size, such as Adam, hardly sees the difference.
+
+def flow_step(alpha: float, sigma: float) -> float:
+    """lambda = sigma / alpha, which flow matching reads as the step of the flow (FSD, proposition 1)."""
+    return sigma / alpha
+
+
+def one(alpha: float, sigma: float) -> float:
+    """The same weight at all times."""
+    return 1.0
+
+
+def noise_variance(alpha: float, sigma: float) -> float:
+    """sigma^2 (DreamFusion)."""
+    return sigma**2
+
+
+# w(t) from (alpha, sigma); an optimiser that divides by the gradient's size, such as Adam, hardly sees the difference.
+# Named functions, so that a guidance can be pickled.
 WEIGHTINGS: dict[str, Callable[[float, float], float]] = {
-    "lambda": lambda alpha, sigma: sigma / alpha,
-    "one": lambda alpha, sigma: 1.0,
-    "sigma2": lambda alpha, sigma: sigma**2,
+    "lambda": flow_step,
+    "one": one,
+    "sigma2": noise_variance,
 }
 
 

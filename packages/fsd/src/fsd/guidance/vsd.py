@@ -14,6 +14,7 @@ One particle, which is the scene.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from uuid import uuid4
 
 import torch
 from jaxtyping import Float
@@ -64,7 +65,7 @@ class LoraDirection(nn.Module):
         # In a list, so that the prior's weights are no part of this module's state.
         self._single = [single]
         net = single.net
-        self.adapter = f"vsd-{id(self)}"
+        self.adapter = f"vsd-{uuid4().hex}"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             add_lora(net, self.adapter, rank)

@@ -149,7 +149,8 @@ def refuse_folder(path: str | os.PathLike[str]) -> None:
 def refuse_unfit(pipeline: Any, family: Family) -> None:
     """Raises ValueError for a pipeline without a part that is needed, and for networks of other jobs: inpainting,
     super-resolution, few-step distillates."""
-    net, vae = getattr(pipeline, family.net, None), getattr(pipeline, "vae", None)
+    net: Any = getattr(pipeline, family.net, None)
+    vae: Any = getattr(pipeline, "vae", None)
     for name, part in ((family.net, net), ("scheduler", getattr(pipeline, "scheduler", None))):
         if part is None:
             raise ValueError(f"the pipeline has no {name}; give a whole {family.name}")
