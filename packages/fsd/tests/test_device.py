@@ -54,7 +54,7 @@ def step(method, **settings):
     guide = METHODS[method](prior, **settings).to(META)
     image = torch.rand(2, 3, 8, 8, device=META, requires_grad=True)
     opacity, depth = (torch.rand(2, 1, 8, 8, device=META) for _ in range(2))
-    with pretend_device(torch.ones_like) as reasons:
+    with pretend_device() as reasons:
         # Cameras are drawn on the CPU; the guidance takes them to the image.
         cameras = orbit(2, torch.Generator())
         out = guide(image, prior.encode_text("any"), cameras, 0.5, opacity, depth)

@@ -21,6 +21,7 @@ from fsd.priors.bank import RenderBank
 from fsd.run import jobs
 from fsd.step import take_step
 from fsd.train_prior import train_prior
+from shared_core.run.guard import FiniteGuard
 from shared_core.run.idle import keys_of, refuse_idle
 
 BASE = {
@@ -114,7 +115,8 @@ def traced(values: dict[str, Any], banks: dict[str, RenderBank]) -> str:
         views, rays = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
         found = hashlib.sha256()
         for step in range(config.steps):
-            taken = take_step(config, step, scene, guide, optimizer, encoded, views, rays)
+            taken = take_step(config, step, scene, guide, optimizer, encoded, views, rays, FiniteGuard())
+            assert taken is not None
             found.update(json.dumps([taken.guided.t, taken.loss.item()]).encode())
         for value in scene.state_dict().values():
             found.update(value.numpy().tobytes())
@@ -217,7 +219,7 @@ def test_the_other_keys_reach_what_they_are_for(
     scene, generator = build_scene(config, 0), torch.Generator()
     guide, optimizer = build_guidance(config, banks["bank"], "fsd", 0), optimizer_for(config, scene)
     with pytest.raises(InterruptedError):
-        take_step(config, 0, scene, guide, optimizer, None, generator, generator)
+        take_step(config, 0, scene, guide, optimizer, None, generator, generator, FiniteGuard())
     assert (heard["distance"], heard["fov_deg"]) == (near.distance, near.fov_deg)
 
 

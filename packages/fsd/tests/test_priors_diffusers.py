@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 import tiny_pipelines
 import torch
+from fsd.build import try_prior
 from fsd.cameras import place, turntable
+from fsd.config import GenerateConfig
+from fsd.guidance import InversionScoreDistillation
 from fsd.priors.base import Prior
 from fsd.priors.diffusers import DiffusersPrior
 from fsd.priors.families import pack, unpack
 from fsd.priors.loading import load_pipeline
 from fsd.priors.prediction import to_noise
+from fsd.sampling import ddim
 from tiny_pipelines import FAMILIES, tiny_deepfloyd, tiny_flux, tiny_stable_diffusion
 from torch import Tensor
 
@@ -424,9 +428,17 @@ def test_networks_of_other_jobs(tmp_path: Path, load: Load) -> None:
         DiffusersPrior("runs/model")
 
 
-def test_numbers_that_are_not_finite_are_reported(load: Load) -> None:
+def test_numbers_that_are_not_finite_are_reported_by_whoever_uses_them(load: Load) -> None:
+    """Once for all passes of a step or a sample: to look at each would make the CPU wait for the device at each."""
     prior = load("stable-diffusion")
     torch.nn.init.constant_(prior.net.conv_out.bias, float("nan"))
-    condition = prior.condition(prior.encode_text("a mug"), turntable(2))
-    with pytest.raises(FloatingPointError, match=r"not finite at t = 0\.5.*precision bf16 or fp32"):
-        prior.predict_noise(noisy(prior), 0.5, condition, 2.0)
+    prompt, cameras = prior.encode_text("a mug"), turntable(2)
+    assert prior.predict_noise(noisy(prior), 0.5, prior.condition(prompt, cameras), 2.0).isnan().all()
+    with pytest.raises(FloatingPointError, match="DiffusersPrior gave numbers that are not finite"):
+        ddim(prior, prior.condition(prompt, cameras), noisy(prior), steps=2)
+    guide = InversionScoreDistillation(prior, guidance_scale=2.0)
+    with pytest.raises(FloatingPointError, match=r"not finite at t=0.*precision fp32 or bf16"):
+        guide(torch.rand(2, 3, 16, 16), prompt, cameras, 0.5)
+    config = GenerateConfig(prompts=("a mug",), size=16)
+    with pytest.raises(ValueError, match="cannot be used: it gave numbers that are not finite"):
+        try_prior(config, prior, torch.device("cpu"))

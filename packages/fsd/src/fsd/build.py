@@ -86,7 +86,12 @@ def try_prior(config: GenerateConfig, prior: Prior, device: torch.device) -> Non
         condition = prior.condition(
             prior.encode_text(config.prompts[0], negative_of(config, config.guidance[0])), cameras
         )
-        prior.predict_noise(x.detach(), 0.5, condition, config.guidance_scale)
+        noise = prior.predict_noise(x.detach(), 0.5, condition, config.guidance_scale)
+        if not bool(torch.isfinite(noise).all()):
+            raise FloatingPointError(
+                "it gave numbers that are not finite for a grey image: its weights hold some, or fp16 overflowed (use "
+                "precision bf16 or fp32)"
+            )
     except torch.OutOfMemoryError:
         pass  # the objects say what to lower
     except Exception as error:

@@ -30,12 +30,13 @@ from tqdm import tqdm
 from fsd.build import build_guidance, build_scene, negative_of, optimizer_for
 from fsd.cameras import turntable
 from fsd.config import GenerateConfig
+from fsd.guidance.frame import ADVICE
 from fsd.mesh import extract_mesh, write_mesh
 from fsd.objects import squares
 from fsd.priors.base import Prior
 from fsd.processes import alone
 from fsd.scene import Render, Scene
-from fsd.step import gradient_norm, loss_parts, try_step
+from fsd.step import gradient_norm, loss_parts, take_step
 from fsd.turntable import to_bytes, turntable_frames, write_video
 
 GREY = 0.5
@@ -58,7 +59,7 @@ def generate(
     """Makes one object in the folder `out`, or goes on with it; object.json, written last, says that it is done.
 
     Raises RunFolderError if the folder is in use or was begun with another configuration, ValueError for a prompt or
-    settings that the prior cannot take, FloatingPointError for numbers that are not finite, and SystemExit after
+    settings that the prior cannot take, NonFiniteError for numbers that are not finite, and SystemExit after
     saving when the process is told to stop.
     """
     device = device or torch.device("cpu")
@@ -110,7 +111,8 @@ def _optimise(
     if generators["prior"] is not None:
         # What an object sees must not depend on those that the process made before.
         generators["prior"].manual_seed(seed)
-    guard = FiniteGuard(config.on_nonfinite)
+    # Other processes have objects of their own.
+    guard = FiniteGuard(config.on_nonfinite, together=False, advice=ADVICE)
     saved = {"scene": scene, "guide": guide, "optimizer": optimizer}
     if config.on_nonfinite == "skip":
         saved["guard"] = guard  # it counts only where it lets steps pass
@@ -147,7 +149,7 @@ def _optimise(
     bar = tqdm(total=config.steps, initial=step, desc=folder.path.name, disable=None, leave=False)
     with bar, MetricsLog(folder.metrics, config.tracker, "fsd") as log:
         while step < config.steps:
-            taken = try_step(
+            taken = take_step(
                 config, step, scene, guide, optimizer, encoded, view_generator, ray_generator, guard
             )
             step += 1

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from shared_core.ops.host import read_back
 from torch import Tensor
 
 from fsd.cameras import Cameras
@@ -26,7 +27,7 @@ def ddim(
 ) -> Float[Tensor, "b c h w"]:
     """From noise at `t_max` to t = 0 in equal steps of time; pixels in [0, 1] for a prior of pixels, else latents.
 
-    Raises ValueError for fewer than one step.
+    Raises ValueError for fewer than one step, FloatingPointError where the prior gives numbers that are not finite.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; give at least 1")
@@ -42,6 +43,11 @@ def ddim(
         if step + 1 < steps:
             alpha, sigma = prior.alpha_sigma(times[step + 1])
             x = alpha * clean + sigma * predicted
+    if not bool(read_back(torch.isfinite(clean).all(), "are the samples finite?")):
+        raise FloatingPointError(
+            f"the prior {type(prior).__name__} gave numbers that are not finite: its weights hold some, or fp16 "
+            "overflowed (use precision bf16 or fp32)"
+        )
     return (clean / 2 + 0.5).clamp(0, 1) if _of_pixels(prior) else clean
 
 

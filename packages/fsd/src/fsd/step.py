@@ -1,14 +1,15 @@
 """One step of an object: draw cameras, render, ask the guidance, step the optimiser.
 
->>> taken = take_step(config, step, scene, guide, optimizer, encoded, views, rays)
+>>> taken = take_step(config, step, scene, guide, optimizer, encoded, views, rays, FiniteGuard())
 >>> taken.guided.t, taken.loss.item()
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from shared_core.ops.snapshot import take_back
+from shared_core.ops.snapshot import Snapshot
 from shared_core.run.guard import FiniteGuard, largest_gradient
 from torch import Tensor
 
@@ -37,52 +38,50 @@ def take_step(
     encoded: Any,
     views: torch.Generator,
     rays: torch.Generator,
-) -> Taken:
-    """Step number `step`, from 0 on.  `views` draws cameras, on the CPU; `rays` samples along rays, on the device."""
-    taken = _look(config, step, scene, guide, optimizer, encoded, views, rays)
-    _apply(config, step, scene, optimizer)
-    return taken
-
-
-def try_step(
-    config: GenerateConfig,
-    step: int,
-    scene: Scene,
-    guide: Guidance,
-    optimizer: torch.optim.Optimizer,
-    encoded: Any,
-    views: torch.Generator,
-    rays: torch.Generator,
     guard: FiniteGuard,
 ) -> Taken | None:
-    """As `take_step`; under the guard's policy "skip" None for a step with numbers that are not finite.
+    """Step number `step`, from 0 on.  `views` draws cameras, on the CPU; `rays` samples along rays, on the device.
 
-    A skipped step changes nothing but the guard's counter: scene, optimizer, noise, VSD's LoRA and all generators are
-    what they were.  Raises FloatingPointError or NonFiniteError under policy "error", and after too many in a row.
+    The guard judges the prior's answer, the loss and the scene's gradient in one look, the only one at the device.
+    None for a step that it leaves out under policy "skip": that changes nothing but the guard's counter, for scene,
+    optimizer, noise, VSD's LoRA and all generators are what they were.  Raises NonFiniteError under policy "error" and
+    after too many in a row.
     """
-    if guard.policy == "error":
-        return take_step(config, step, scene, guide, optimizer, encoded, views, rays)
-    generators = [g for g in (views, rays, getattr(guide.prior, "generator", None)) if g is not None]
-    states = [g.get_state() for g in generators]
-    # A guidance may learn: VSD's network for the camera.
-    learned = [(p, p.detach().clone()) for p in guide.parameters()]
-    before = guard.snapshot(scene, guide)
+    undo = _undo(scene, guide, views, rays) if guard.policy == "skip" else None
     try:
         taken = _look(config, step, scene, guide, optimizer, encoded, views, rays)
-        judged = {"loss": taken.loss, "gradient": largest_gradient(scene)}
+        judged = {**taken.guided.judged, "loss": taken.loss, "gradient": largest_gradient(scene)}
     except FloatingPointError:
-        taken, judged = None, {"guidance": torch.tensor(float("nan"))}
+        # A prior may look for itself.
+        if undo is None:
+            raise
+        taken, judged = None, {"prior": torch.tensor(float("nan"))}
     if guard.accepts(judged, step + 1):
         _apply(config, step, scene, optimizer)
         return taken
-    with torch.no_grad():
-        for parameter, value in learned:
-            parameter.copy_(value)
-    take_back([before])
-    for generator, state in zip(generators, states, strict=True):
-        generator.set_state(state)
+    assert undo is not None
+    undo()
     optimizer.zero_grad()
     return None
+
+
+def _undo(scene: Scene, guide: Guidance, *generators: torch.Generator) -> Callable[[], None]:
+    """What puts back all that a step changes before it is judged."""
+    before = Snapshot(scene, guide)
+    drawn = [g for g in (*generators, getattr(guide.prior, "generator", None)) if g is not None]
+    states = [g.get_state() for g in drawn]
+    # A guidance may learn: VSD's network for the camera.
+    learned = [(p, p.detach().clone()) for p in guide.parameters()]
+
+    def undo() -> None:
+        with torch.no_grad():
+            for parameter, value in learned:
+                parameter.copy_(value)
+        before.restore()
+        for generator, state in zip(drawn, states, strict=True):
+            generator.set_state(state)
+
+    return undo
 
 
 def _look(
@@ -108,7 +107,7 @@ def _look(
         fov_deg=c.fov_deg,
     ).to(rays.device)
     view = scene.render(cameras, size, rays, progress=progress)
-    guided = guide(view.image, encoded, cameras, progress, view.opacity, view.depth)
+    guided = guide(view.image, encoded, cameras, progress, view.opacity, view.depth, check=False)
     loss = guided.loss + regularisers(config, view)
     optimizer.zero_grad()
     loss.backward()

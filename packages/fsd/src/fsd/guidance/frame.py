@@ -24,6 +24,8 @@ from fsd.noise import check_view, seeded
 from fsd.priors.base import Prior
 from fsd.schedule import Schedule
 
+ADVICE = "look at the rendered image, lower the guidance scale, or use precision fp32 or bf16"
+
 
 class View(NamedTuple):
     """What a direction is computed from: latents x (without gradient), time, noise, and the encoded prompt."""
@@ -44,12 +46,17 @@ class View(NamedTuple):
 
 
 class Guided(NamedTuple):
-    """The loss to call backward on, and what it was made of (without gradient)."""
+    """The loss to call backward on, and what it was made of (without gradient).
+
+    `judged`: what has to be finite for this step to be of use, by name: the direction, and what a direction that
+    learns has learned from (VSD's network).
+    """
 
     loss: Float[Tensor, ""]
     t: float
     direction: Float[Tensor, "b c h w"]
     noise: Float[Tensor, "b c h w"]
+    judged: dict[str, Tensor]
 
 
 Direction = Callable[[View], Float[Tensor, "b c h w"]]
@@ -121,13 +128,16 @@ class Guidance(nn.Module):
         progress: float,
         opacity: Float[Tensor, "b 1 h w"] | None = None,
         depth: Float[Tensor, "b 1 h w"] | None = None,
+        check: bool = True,
     ) -> Guided:
         """One batch of rendered images in [0, 1], from `cameras`; `prompt` comes from `prior.encode_text`.
 
         `progress` in [0, 1] is the share of the run that is done.  `opacity` and `depth` are asked for by noise that
         depends on the surface.  The loss is a mean over the batch and a sum over the latent's elements.
+        `check` waits for the device to see whether all of `judged` is finite; False is for a loop that judges it,
+        together with its loss and gradients.
         Raises ValueError for a number of images that is not that of the cameras or no multiple of the prior's views,
-        FloatingPointError where the prior gives numbers that are not finite.
+        FloatingPointError where the prior gives numbers that are not finite and `check` is set.
         """
         check_tensor(
             "image", image, "b channels h w", "one rendered image per camera, channels before height"
@@ -154,15 +164,20 @@ class Guidance(nn.Module):
                 self.prior, x.detach(), t, noise, condition, self.guidance_scale, cameras, self.generator
             )
             direction = self.direction(view)
-            # All that a step waits for on a GPU.
-            if not bool(read_back(torch.isfinite(direction).all(), "is the prior's answer finite?")):
-                raise FloatingPointError(
-                    f"the prior {type(self.prior).__name__} gave numbers that are not finite at t={t:.3f}: look at "
-                    "the rendered image, lower the guidance scale, or use precision fp32 or bf16"
-                )
+            judged = {"prior": direction, **getattr(self.direction, "judged", dict)()}
+            if check:
+                self._refuse(judged, t)
             target = x - self.weight(*self.prior.alpha_sigma(t)) * direction
         loss = (x - target).square().sum() / (2 * len(x))
-        return Guided(loss, t, direction, noise)
+        return Guided(loss, t, direction, noise, judged)
+
+    def _refuse(self, judged: dict[str, Tensor], t: float) -> None:
+        """All that a step waits for on a GPU."""
+        bad = torch.stack([~torch.isfinite(value).all() for value in judged.values()])
+        for name, found in zip(judged, read_back(bad, "is the prior's answer finite?").tolist(), strict=True):
+            if found:
+                what = f"the prior {type(self.prior).__name__}" if name == "prior" else name
+                raise FloatingPointError(f"{what} gave numbers that are not finite at t={t:.3f}: {ADVICE}")
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """The generator's state."""

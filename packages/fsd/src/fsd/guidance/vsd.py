@@ -138,6 +138,11 @@ class LoraDirection(nn.Module):
         self.optimizer.step()
         return loss.detach()
 
+    def judged(self) -> dict[str, Float[Tensor, ""]]:
+        """The largest gradient of the LoRA's last step; its weights are finite only where that is."""
+        gradients = [p.grad for p in self._learned() if p.grad is not None]
+        return {"VSD's network": torch.nn.utils.get_total_norm(gradients, norm_type=float("inf"))}
+
     def _learned(self) -> list[nn.Parameter]:
         """The LoRA, and the network for the camera."""
         return [*self._lora.values(), *self.parameters()]
