@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # what all benchmarks share 
 
 from _figures import difference, interleaved, options, ratio, write
 from _step import clock_name, seconds
+from corsd.balanced import balanced_plan
 from corsd.baselines import PSKD, CrossEntropy, ExitMethod
 from corsd.distiller import Distiller
 from corsd.nets import small_resnet
@@ -57,6 +58,7 @@ PLANS: dict[str, Callable[[Tensor], Any]] = {
     "shuffled": lambda labels: shuffled_plan(len(labels), BATCH, 0),
     "triplets": lambda labels: triplet_plan(labels, BATCH // 3, 0),
     "class pairs": lambda labels: class_pair_plan(labels, BATCH // 2, 0),
+    "balanced": lambda labels: balanced_plan(labels, BATCH // 4, 4, 0),
     "last batch": lambda labels: last_batch_plan(len(labels), BATCH // 2, 0),
 }
 

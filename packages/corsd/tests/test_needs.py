@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from corsd import data, run, train
+from corsd import data, methods, run, train
 from corsd.config import PRESETS, TrainConfig
 from corsd.needs import NEEDS
 from corsd.train import train_cell
@@ -51,6 +51,8 @@ ACTS = {
     "augment": ("none", {}),
     "images_per_class": (4, {}),
     "validation": (0.25, {}),
+    "views": (2, {"method": "corsd_v2"}),
+    "images_per_class_in_batch": (4, {}),
     "accumulate": (2, {}),
     "clip_grad_norm": (1e-3, {}),
     "label_smoothing": (0.3, {"method": "label_smoothing"}),
@@ -176,7 +178,7 @@ HANDED_ON = {
     "channels_last": (False, {}, (train, "layout"), lambda a, s: a[0].channels_last),
     "tracker": ("tensorboard", {}, (train, "MetricsLog"), lambda a, s: a[1]),
     "compile": (True, {}, (torch.nn.Module, "compile"), lambda a, s: True),
-    "relations.gather": (True, {}, (train, "Distiller"), lambda a, s: a[6]),
+    "relations.gather": (True, {}, (methods, "Distiller"), lambda a, s: a[6]),
     "controls": (["ce"], {}, (run, "cells_of"), lambda a, s: a[0].controls),
 }
 
@@ -211,6 +213,8 @@ OFF = {
     "width": [{"model": "torchvision:resnet18"}],
     "pretrained": [{}, {"model": "timm:resnet10t", "weights": "FILE"}],
     "pairs": [{"method": "ce"}],
+    "images_per_class_in_batch": [{"method": "ce"}, {"pairs": "triplets"}, {"method": "deep_supervision"}],
+    "views": [{"method": "mixup"}, {"pairs": "triplets"}, {"augment": "none"}],
     "relations.stages": [{"method": "ps_kd"}],
     "relations.triplets_per_image": [{"pairs": "triplets"}],
     VARIANT + "prototype": [{VARIANT + "logit_relation": "off"}, {WEIGHTS + "logit_relation": 0}],

@@ -3,7 +3,15 @@
 import pytest
 import torch
 import torch.distributed as dist
-from corsd import Distiller, RelationalDistiller, RelationalWeights, Variant, Weights
+from corsd import (
+    Distiller,
+    RelationalDistiller,
+    RelationalWeights,
+    Variant,
+    Weights,
+    balanced_plan,
+    with_views,
+)
 from corsd.baselines import CSKD, DLB, PSKD, CrossEntropy, ExitMethod, MixedCrossEntropy
 from corsd.baselines.exit_method import EXIT_LOSSES
 from corsd.pairs import class_pair_plan, last_batch_plan, triplet_plan
@@ -52,6 +60,7 @@ METHODS = {
     "dlb": lambda net: DLB(net, 6, BATCH // 2),
     "corsd_v2": relational,
     "corsd_v2 all terms": lambda net: relational(net, weights=ALL_TERMS, mixing="cutmix"),
+    "corsd_v2 balanced views": lambda net: relational(net, weights=ALL_TERMS),
     "corsd_v2 unmixed": lambda net: relational(net, weights=ALL_TERMS, mixing="off"),
     "mixup": lambda net: MixedCrossEntropy(net, 6, "mixup"),
     "cutmix": lambda net: MixedCrossEntropy(net, 6, "cutmix"),
@@ -62,6 +71,8 @@ def rows_of(name: str, labels: Tensor, epoch: int) -> Tensor:
     """The images of the (two or more) batches of an epoch."""
     if name == "corsd triplets":
         return triplet_plan(labels, BATCH // 3, 0)(epoch)[..., 0]
+    if name == "corsd_v2 balanced views":
+        return with_views(balanced_plan(labels, 3, 4, 0))(epoch)[..., 0]
     if name == "cs_kd":
         return class_pair_plan(labels, BATCH // 2, 0)(epoch)[..., 0]
     if name == "dlb":

@@ -60,6 +60,7 @@ METHODS = {
     "dlb": {},
     "byot": {"accumulate": 2, "validation": 0.25},
     "corsd_v2": {"accumulate": 2},
+    "balanced views": {"method": "corsd_v2", "views": 2, "images_per_class_in_batch": 3},
     "cutmix": {},
 }
 

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from corsd.balanced import PlanBatches, balanced_plan, with_views
     from corsd.distiller import Distiller, Output
     from corsd.exits import EarlyExit, Exits
     from corsd.hub import DistilledNet
@@ -26,18 +27,24 @@ __all__ = [
     "EarlyExit",
     "Exits",
     "Output",
+    "PlanBatches",
     "RelationalDistiller",
     "RelationalWeights",
     "TripletDataset",
     "Variant",
     "Weights",
+    "balanced_plan",
     "collate_triplets",
     "find_stages",
     "triplet_plan",
+    "with_views",
 ]
 
 # Modules are imported when a name is first used: the command line answers --help without torch.
 _HOMES = {
+    "PlanBatches": "balanced",
+    "balanced_plan": "balanced",
+    "with_views": "balanced",
     "DistilledNet": "hub",
     "Distiller": "distiller",
     "Output": "distiller",

@@ -144,6 +144,12 @@ class TrainConfig(Config):
     image_size: Suppress[int | None] = Field(
         None, ge=8, description="Side of the images; small sets keep theirs."
     )
+    views: Suppress[int] = Field(
+        1, ge=1, le=8, description="Augmented views of each image in a batch; the budget counts all of them."
+    )
+    images_per_class_in_batch: Suppress[int | None] = Field(
+        None, ge=1, description="Class-balanced batches with so many images of a class; default: any images."
+    )
     augment: Suppress[Literal["crop_flip", "crop", "flip", "imagenet", "none"]] = "crop_flip"
     images_per_class: Suppress[int | None] = Field(
         None, ge=1, description="Train on the first n of each class."

@@ -1,38 +1,65 @@
 """What each name of ``config.method`` trains: the module around the net, and the images of its steps."""
 
+import math
+
 import torch
 from shared_core.data.sampling import Plan, shuffled_plan
 from shared_core.ops.gather import world_size
 from torch import Tensor, nn
 
 from corsd import baselines
+from corsd.balanced import balanced_plan, with_views
 from corsd.config import TrainConfig
 from corsd.data import Data
 from corsd.distiller import Distiller
 from corsd.losses import Variant, Weights
+from corsd.needs import compares_images
 from corsd.pairs import class_pair_plan, last_batch_plan, triplet_plan
 from corsd.relational import RelationalDistiller, RelationalWeights
 
 
 def batch_plan(config: TrainConfig, labels: Tensor, seed: int) -> tuple[Plan, int]:
     """Which images each step reads, and how many of them in a row belong together."""
-    images = config.batch_size // config.accumulate
+    processes, compares = world_size(), compares_images(config)
+    per_class, views = (config.images_per_class_in_batch, config.views) if compares else (None, 1)
     if config.method == "ce_triplets" or (config.method == "corsd" and config.pairs == "triplets"):
-        group, make = 3, triplet_plan
+        group, make = 3, lambda images: triplet_plan(labels, images // 3, seed)
     elif config.method == "cs_kd":
-        group, make = 2, class_pair_plan
+        group, make = 2, lambda images: class_pair_plan(labels, images // 2, seed)
     elif config.method == "dlb":
-        group, make = 2, lambda _labels, count, seed: last_batch_plan(len(labels), count, seed)
+        group, make = 2, lambda images: last_batch_plan(len(labels), images // 2, seed)
     else:
-        group, make = 1, lambda _labels, count, seed: shuffled_plan(len(labels), count, seed)
-    unit = group * config.accumulate * world_size()
+        # Neighbours are mixed, so a pair is on one process, and all views of both images are with it.
+        pairs = views > 1 or (processes > 1 and _mixes(config))
+        group, make = (
+            2 * views if pairs else 1,
+            lambda images: _images(labels, images, per_class, views, seed),
+        )
+    unit = math.lcm(group * processes, views * (per_class or 1)) * config.accumulate
     if config.batch_size % unit:
         below = config.batch_size // unit * unit
+        alike = f" with {per_class} images a class" if per_class else ""
         raise ValueError(
-            f"batch_size={config.batch_size} does not divide into {config.accumulate} parts on {world_size()} "
-            f"processes of groups of {group}; choose {below or unit} or {below + unit}"
+            f"batch_size={config.batch_size} does not divide into {config.accumulate} parts on {processes} "
+            f"processes of groups of {group}{alike}; choose {below or unit} or {below + unit}"
         )
-    return make(labels, images // group, seed), group
+    return make(config.batch_size // config.accumulate), group
+
+
+def _mixes(config: TrainConfig) -> bool:
+    return config.method in ("mixup", "cutmix") or (
+        config.method == "corsd_v2" and config.relational.mixing != "off"
+    )
+
+
+def _images(labels: Tensor, images: int, per_class: int | None, views: int, seed: int) -> Plan:
+    """Batches of single images: shuffled, or balanced over classes; each in one or several views."""
+    different = images // views
+    if per_class is None:
+        plan = shuffled_plan(len(labels), different, seed)
+    else:
+        plan = balanced_plan(labels, different // per_class, per_class, seed)
+    return with_views(plan, views) if views > 1 else plan
 
 
 def build_method(config: TrainConfig, net: nn.Module, data: Data, seed: int, steps: int) -> nn.Module:

@@ -1,7 +1,8 @@
 """Mixed images and their two-hot labels, pure functions of what is drawn, and cross-entropy on them.
 
 Image a is mixed with its neighbour in the batch: images 2k and 2k + 1 are partners.  Batches are shuffled, so a
-neighbour is a random image, and it is on the same process.  Where a batch is sorted by class, shuffle it first.
+neighbour is a random image, and it is on the same process.  Where a batch is sorted by class, shuffle it first;
+batches of :mod:`corsd.balanced` have neighbours of different classes.
 
     >>> draws = mixing_draws(seed=0, step=7, count=len(images))
     >>> mixed, labels = mixup(images, labels, draws)

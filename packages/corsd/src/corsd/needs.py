@@ -5,6 +5,8 @@ from shared_core.run.idle import Need
 from corsd.config import TrainConfig
 
 TORCHVISION_SETS = ("mnist", "usps", "svhn", "cifar10", "cifar100", "fashion-mnist")
+COMPARES = ("corsd_v2", "rkd", "sp", "pkt")
+"""Methods, beside corsd with pairs in_batch, whose loss compares the images of a batch with each other."""
 EXITS = ("deep_supervision", "byot", "byot_tpami", "rkd", "sp", "pkt")
 
 
@@ -20,6 +22,15 @@ def _corsd(acts=lambda r: True):
 def _version_2(acts=lambda v: True):
     """Version 2 is trained, and `acts` says yes of its settings."""
     return lambda c: _trains("corsd_v2")(c) and acts(c.relational)
+
+
+def compares_images(c: TrainConfig) -> bool:
+    """Whether the method compares the images of an ordinary batch: the others read theirs as ever."""
+    return c.method in COMPARES or (c.method == "corsd" and c.pairs == "in_batch")
+
+
+def _compares(c: TrainConfig) -> bool:
+    return _trains(*COMPARES)(c) or _in_batch(c)
 
 
 def _in_batch(c: TrainConfig) -> bool:
@@ -49,6 +60,16 @@ NEEDS = [
         "model torchvision:NAME or timm:NAME, without weights",
     ),
     Need("width", lambda c: c.model.startswith("small:"), "model small:NAME"),
+    Need(
+        "images_per_class_in_batch",
+        _compares,
+        f"corsd with pairs in_batch, or one of the methods {', '.join(COMPARES)}",
+    ),
+    Need(
+        "views",
+        lambda c: _compares(c) and c.augment != "none",
+        f"augment other than none, and corsd with pairs in_batch or one of the methods {', '.join(COMPARES)}",
+    ),
     Need("evaluate_every", lambda c: c.validation > 0, "validation above 0"),
     Need("label_smoothing", _trains("label_smoothing"), "the method label_smoothing"),
     Need(
