@@ -239,7 +239,6 @@ def calibrator(
                 survey.ask(step)
             patch = draw_patch(*IMAGE, config.patch, seed, step) if critics.pixel else None
             batch = feed.next_batch(step)
-            assert batch is not None  # nothing refuses images here
             players.play([(batch, patch)])
             yield
 

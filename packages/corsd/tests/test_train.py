@@ -1,5 +1,6 @@
 """The recipe: interrupted runs equal straight ones bit for bit, two processes equal one, nothing is lost."""
 
+import copy
 import json
 import math
 import os
@@ -21,7 +22,7 @@ from corsd.train import gradient_shares, train_cell
 from safetensors.torch import load_file
 from shared_core.run import checkpoint
 from shared_core.run.guard import NonFiniteError
-from shared_core.testing import assert_same_state, run_ranks
+from shared_core.testing import assert_same_state, run_ranks, scale_losses
 from torch import nn
 
 TINY = TrainConfig(
@@ -197,6 +198,49 @@ def test_a_skipped_step_changes_nothing_but_the_counter(name, tmp_path, monkeypa
     assert (before.tensors.pop("guard")["skipped"], after.tensors.pop("guard")["skipped"]) == (0, 1)
     assert_same_state(before.tensors, after.tensors)
     assert torch.equal(before.state["rng"]["torch"], after.state["rng"]["torch"])
+
+
+def scaled(monkeypatch, overflows) -> None:
+    """Training under a loss scaler, on the CPU."""
+    usual = train.join
+
+    def join(*given):
+        accelerator = usual(*given)
+        scale_losses(accelerator, overflows)
+        return accelerator
+
+    monkeypatch.setattr(train, "join", join)
+
+
+@pytest.mark.parametrize("policy", ["error", "skip"])
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_step_that_the_loss_scaler_leaves_out_is_a_skipped_one(policy, clip, tmp_path, monkeypatch):
+    scaled(monkeypatch, lambda scale: scale > 2**14)
+    options = {"on_nonfinite": policy, "clip_grad_norm": clip, "epochs": 0.8, "checkpoint_every": 1}
+    states = []
+
+    def save(folder, number, saved, state):
+        states.append(copy.deepcopy({name: part.state_dict() for name, part in saved.items()}))
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    monkeypatch.setattr(train, "evaluate", lambda *_: {})
+    result = train_cell(TINY.model_copy(update=options), 0, tmp_path / "a")
+    assert result["skipped_steps"] == 2
+    assert [state.pop("guard")["skipped"] for state in states] == [1, 2, 2, 2]
+    assert [state.pop("scaler")["scale"] for state in states] == [2**15, 2**14, 2**14, 2**14]
+    if policy == "error":  # the statistics of a forward pass are kept back where steps may be skipped
+        for state in states:
+            state.pop("method")
+    assert_same_state(states[1], states[0])
+    assert [state["schedule"]["last_epoch"] for state in states] == [0, 0, 1, 2]
+    rates = [line["lr"] for line in metrics(tmp_path / "a") if "lr" in line]
+    assert rates[0] == rates[1] != rates[2]
+
+
+def test_gradients_that_overflow_at_every_scale_end_the_run(tmp_path, monkeypatch):
+    scaled(monkeypatch, lambda _scale: True)
+    with pytest.raises(NonFiniteError, match=r"left out 40 steps in a row up to step 40: .*bf16"):
+        train_cell(TINY.model_copy(update={"method": "ce", "epochs": 20.0}), 0, tmp_path / "a")
 
 
 @pytest.mark.parametrize("name", ["corsd", "dlb", "ps_kd", "byot"])

@@ -143,7 +143,7 @@ def adapt(
     Raises:
         ValueError: an argument or data that do not fit (shapes, ranges, NaN), or a classifier without gradients.
         ClassifierChangedError: the classifier writes its own state while it answers.
-        NonFiniteError: the loss or gradient is not finite (on_nonfinite="skip" passes over up to 10 in a row).
+        NonFiniteError: the loss or gradient is not finite (on_nonfinite="skip" passes over up to 10 steps in a row).
         SystemExit: 130 or 143, after saving, when the process was told to stop and `out` is given.
     """
     weights = weights or Weights()
@@ -200,6 +200,7 @@ def adapt(
             weight_decay=weight_decay,
             schedule=schedule,
             ema=ema,
+            watched=[model.classifier] if released else [],
         )
         teacher = survey = None
         if weights.views:
@@ -282,22 +283,18 @@ def adapt(
             if survey is not None and step % survey.how.every == 0:
                 survey.ask(step)
             judge = partial(accepted, guard, accelerator, step + 1)
-            rounds: list[tuple[Batch, Patch | None]] = []
-            for turn in range(step * accumulate, (step + 1) * accumulate):
-                # Checked at the door already, unless bad batches are to be passed over.
-                part = feed.next_batch(turn, judge) if careful else feed.next_batch(turn)
-                if part is None:
-                    feed.pass_over((step + 1) * accumulate - turn - 1)
-                    break
-                rounds.append((part, drawn(part, turn)))
-            parts = players.play(rounds, judge, careful) if len(rounds) == accumulate else {}
+            turns = range(step * accumulate, (step + 1) * accumulate)
+            # Read inside: what reading moves is put back with the rest where the step is refused.
+            rounds = ((part, drawn(part, turn)) for turn in turns for part in [feed.next_batch(turn)])
+            parts = players.play(rounds, judge, careful)
+            if guard.in_a_row == 0:  # the step was accepted
+                guard.scaled(players.left_out, step + 1)
             step += 1
             bar.update()
 
             if log and (step % log_every == 0 or step == steps):
                 seconds = time.perf_counter() - started
-                named = {name: part.item() for name, part in parts.items()}
-                log.log(step, **named, rates=players.rates(), time={"step_seconds": seconds})
+                log.log(step, **parts, rates=players.rates(), time={"step_seconds": seconds})
             if step % validate_every == 0 or step == steps:
                 validate()
             stopped = stop is not None and stop.agreed()

@@ -26,11 +26,13 @@ SAMPLE_NUMBERS = 2**29
 
 
 class Images(NamedTuple):
-    """Floats in the value range; places in the data set (None from a loader); labels if the domain has any."""
+    """Floats in the value range; places in the data set (None from a loader); labels if the domain has any; of a
+    lenient domain the largest absolute value as the images came."""
 
     pixels: Float[Tensor, "batch channels height width"]
     places: Int64[Tensor, " batch"] | None
     labels: Tensor | None
+    peak: Float[Tensor, ""] | None = None
 
 
 class Pairs(Dataset):
@@ -70,8 +72,8 @@ def fields(item: Any) -> tuple[Any, ...]:
 class Domain:
     """One domain.  `next_batch` gives the next images, `some` a fixed sample to validate on.
 
-    A `lenient` one lets values that are not finite pass in `next_batch`, whose caller judges the batch, and leaves such
-    images out of the sample.
+    A `lenient` one fills values that are not finite in `next_batch`, whose `peak` tells of them, and leaves such images
+    out of the sample.
 
     Raises:
         TypeError: neither a map-style data set nor an iterable of batches.
@@ -142,7 +144,11 @@ class Domain:
                 self._stream = iter(self._source)
             found = next(self._stream, None)
             if found is not None:
-                return self._own(self._images(found, device))
+                images = self._own(self._images(found, device))
+                if not self.lenient:
+                    return images
+                fine, peak = filled(images.pixels, self.calibrator), images.pixels.abs().amax()
+                return images._replace(pixels=fine, peak=peak)
             self._stream = None
         raise ValueError(f"the {self.name} domain holds no images")
 
@@ -192,9 +198,7 @@ class Domain:
         """Every image of a data set once, in its own order, on the CPU."""
         assert self.dataset is not None
         for batch in test_loader(self.dataset, batch_size):
-            yield self._images(batch, torch.device("cpu")).pixels.nan_to_num(
-                *3 * [float(self.calibrator.low.max())]
-            )
+            yield filled(self._images(batch, torch.device("cpu")).pixels, self.calibrator)
 
     def _images(self, batch: Any, device: torch.device) -> Images:
         pixels, *rest = fields(batch)
@@ -208,8 +212,8 @@ class Domain:
         # Bytes are in range once they are spread over it; floats are looked at where they come from.
         if pixels.dtype != torch.uint8 or pixels.dim() != 4 or pixels.shape[1] != self.calibrator.channels:
             fine = in_range(pixels, self.calibrator)
-            if self.lenient and fine.is_floating_point() and fine.dim() == 4:
-                fine = torch.where(fine.isfinite(), fine, self.calibrator.low.max().to(fine))
+            if self.lenient and fine.is_floating_point() and fine.shape[1:2] == self.calibrator.low.shape[:1]:
+                fine = filled(fine, self.calibrator)
             check_images(self.name, fine, self.calibrator)
         pixels = in_range(pixels.to(device, non_blocking=True), self.calibrator)
         return Images(pixels, places, labels)
@@ -262,6 +266,13 @@ def in_range(images: Tensor, calibrator: Calibrator) -> Float[Tensor, "batch cha
         return images
     low, high = calibrator.low.to(images.device), calibrator.high.to(images.device)
     return (low + images.float() / 255 * (high - low)).clamp(low, high)
+
+
+def filled(
+    images: Float[Tensor, "batch channels height width"], calibrator: Calibrator
+) -> Float[Tensor, "batch channels height width"]:
+    """Values that are not finite as the lower end of the value range."""
+    return torch.where(images.isfinite(), images, calibrator.low.to(images))
 
 
 def as_floats(images: Tensor) -> Float[Tensor, "batch channels height width"]:

@@ -76,16 +76,12 @@ class Feed:
             self.tables[number] = table
 
     @torch.no_grad()
-    def next_batch(
-        self, turn: int, usable: Callable[[dict[str, Tensor]], bool] = lambda _parts: True
-    ) -> Batch | None:
-        """The next images of both domains; the views of a target image are a function of (seed, turn, image).
-
-        None where `usable`, which sees the images before anything else does, refuses them.
-        """
+    def next_batch(self, turn: int) -> Batch:
+        """The next images of both domains; the views of a target image are a function of (seed, turn, image)."""
         source, target = (domain.next_batch(self.device) for domain in self.domains)
-        if not usable({"source_images": source.pixels, "target_images": target.pixels}):
-            return None
+        peaks = None
+        if source.peak is not None and target.peak is not None:
+            peaks = torch.stack([source.peak, target.peak])
         # A loader does not say which image is which: there its place in the batch has to do.
         places = range(len(target.pixels)) if target.places is None else target.places.tolist()
         seen = target
@@ -109,13 +105,7 @@ class Feed:
             elif self.teacher is not None:
                 draws = view_draws(self.seed, turn, places, self.teacher.views.count)
                 taught = self.teacher.teach(target.pixels, draws)
-        return Batch(source.pixels, seen.pixels, clean[0], clean[1], held, taught)
-
-    def pass_over(self, turns: int) -> None:
-        """Leave the next batches of both domains out."""
-        for _ in range(turns):
-            for domain in self.domains:
-                domain.next_batch(self.device)
+        return Batch(source.pixels, seen.pixels, clean[0], clean[1], held, taught, peaks)
 
     def _classes(self, images: Float[Tensor, "batch channels height width"], clean: Tensor | None) -> Tensor:
         """What the classifier calls the images; softmax and logits say so already."""

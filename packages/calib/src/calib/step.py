@@ -77,6 +77,8 @@ class Batch(NamedTuple):
     """Images of both domains and the classifier's features of them (None without a feature critic).
 
     `held`: classes of the source images without the calibrator.  `taught`: what the views of the target images say.
+    `peaks`: the largest absolute value of the source and of the target images as they came.  It is not finite where
+    they held a value that is not, which was filled in: the step runs as usual, and its judge refuses it.
     """
 
     source: Float[Tensor, "source channels height width"]
@@ -85,6 +87,7 @@ class Batch(NamedTuple):
     clean_target: Tensor | None
     held: Int64[Tensor, " source"] | None = None
     taught: Float[Tensor, "target classes"] | None = None
+    peaks: Float[Tensor, " 2"] | None = None
 
 
 class CalibratedBatch(NamedTuple):
@@ -213,8 +216,8 @@ class Game:
         self.calibrator, self.critics, self.weights = calibrator, critics, weights
         self.features = features if critics.feature is not None or weights.name_classes() else None
         self.calibrator_optimizer, self.critics_optimizer = calibrator_optimizer, critics_optimizer
-        # Whether `usable` sees their gradient, too: one more wait for the device a step.
-        self.judges_critics = False
+        self.moved: frozenset[str] = frozenset()
+        self.left_out = False
         self._backward = accelerator.backward if accelerator else torch.Tensor.backward
         self._autocast = accelerator.autocast if accelerator else nullcontext
         scaled = accelerator is not None and getattr(accelerator, "scaler", None) is not None
@@ -228,54 +231,79 @@ class Game:
         """The critics' step, then the calibrator's; the parts of the loss by name, and the gradient's norm.
 
         With several rounds the gradients of all of them make one step, of both players at the end (the released
-        segmentation script's order).  `usable` sees the parts before anything moves; on False nothing does.
+        segmentation script's order).
+
+        `usable` judges the step once, so that the CPU waits for the device once: it sees all parts and the norms of
+        both gradients before the calibrator moves.  On False the calibrator stays; the critics, which move first in a
+        single round, are put back by :class:`calib.players.Players`.  `moved` names the players that moved, and
+        `left_out` says whether a loss scaler left out a step that was usable.
         """
-        total: dict[str, Tensor] = {}
+        critics_parts: dict[str, Tensor] = {}
+        calibrator_parts: dict[str, Tensor] = {}
+        judged = _peaks(rounds)
+        moved: set[str] = set()
+        critics_norm: Tensor | None = None
         share = 1 / len(rounds)
         for batch, patch in rounds:
             with self._autocast():
                 calibrated = calibrate(self.calibrator, self.features, batch)
                 parts = critics_loss(self.critics, batch, calibrated, patch)
+            _add(critics_parts, parts, share)
             if self.critics.playing:
-                if not usable(parts):
-                    return self._give_up(parts)
                 self._backward(share * torch.stack(list(parts.values())).sum())
-                if len(rounds) == 1 and not self._move_critics(usable):
-                    return self._give_up(parts)
+                if len(rounds) == 1:
+                    critics_norm = average_gradients(self.critics)
+                    moved |= self._moved("critics", self.critics_optimizer)
             with self._autocast(), _fixed(self.critics):
                 deceived = deception_loss(self.critics, calibrated, patch, self.weights)
                 deceived |= naming_loss(batch, calibrated, self.weights)
-            if not usable(deceived):
-                return self._give_up(deceived)
+            _add(calibrator_parts, deceived, share)
             self._backward(share * torch.stack(list(deceived.values())).sum())
-            for name, part in {**parts, **deceived}.items():
-                total[name] = total.get(name, 0) + share * part.detach()
-        if self.critics.playing and len(rounds) > 1 and not self._move_critics(usable):
-            return self._give_up(total)
-        total["gradient_norm"] = average_gradients(self.calibrator)
-        if self._unscale is not None:
-            # Until here the gradients, and their norm, hold the factor of a loss scaler.  It is taken out behind the
-            # average, so that an overflow of one process is one of all.
-            self._unscale(self.calibrator_optimizer)
-            total["gradient_norm"] = norm_of(self.calibrator)
-        if usable({"gradient_norm": total["gradient_norm"]}):
-            self.calibrator_optimizer.step()
-        self.calibrator_optimizer.zero_grad()
-        return total
+        if self.critics.playing and len(rounds) > 1:
+            critics_norm = average_gradients(self.critics)
+        norm = average_gradients(self.calibrator)
 
-    def _move_critics(self, usable: Callable[[dict[str, Tensor]], bool]) -> bool:
-        norm = average_gradients(self.critics)
-        if self.judges_critics and not usable({"critics_gradient_norm": norm}):
-            return False
-        self.critics_optimizer.step()
-        self.critics_optimizer.zero_grad()
-        return True
-
-    def _give_up(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        # In the order in which they come about, so that the first that is not finite is the cause.
+        judged |= critics_parts
+        if critics_norm is not None:
+            judged["critics_gradient_norm"] = critics_norm
+        usable_step = usable({**judged, **calibrator_parts, "gradient_norm": norm})
+        if usable_step and self.critics.playing and len(rounds) > 1:
+            moved |= self._moved("critics", self.critics_optimizer)
+        # A step that a loss scaler leaves out for the critics is none for the calibrator either.
+        if usable_step and ("critics" in moved or not self.critics.playing):
+            if self._unscale is not None:
+                # Until here the gradients, and their norm, hold the factor of a loss scaler.  It is taken out behind
+                # the average, so that an overflow of one process is one of all.
+                self._unscale(self.calibrator_optimizer)
+                norm = norm_of(self.calibrator)
+            moved |= self._moved("calibrator", self.calibrator_optimizer)
         self.calibrator_optimizer.zero_grad()
         if self.critics.playing:
             self.critics_optimizer.zero_grad()
-        return {name: part.detach() for name, part in parts.items()}
+        self.moved, self.left_out = frozenset(moved), usable_step and "calibrator" not in moved
+        return {**critics_parts, **calibrator_parts, "gradient_norm": norm}
+
+    @staticmethod
+    def _moved(name: str, optimizer: Any) -> set[str]:
+        """Step, and say whether the player moved: under a loss scaler accelerate's optimizer may leave a step out."""
+        optimizer.step()
+        optimizer.zero_grad()
+        return set() if getattr(optimizer, "step_was_skipped", False) else {name}
+
+
+def _peaks(rounds: Sequence[tuple[Batch, Patch | None]]) -> dict[str, Tensor]:
+    """The peaks of all batches that have some, by domain."""
+    found = [batch.peaks for batch, _ in rounds if batch.peaks is not None]
+    if not found:
+        return {}
+    source, target = torch.stack(found).amax(0).unbind()
+    return {"source_images": source, "target_images": target}
+
+
+def _add(total: dict[str, Tensor], parts: dict[str, Tensor], share: float) -> None:
+    for name, part in parts.items():
+        total[name] = total.get(name, 0) + share * part.detach()
 
 
 @contextmanager

@@ -155,8 +155,7 @@ def _train(
             for part in range(config.accumulate):
                 # labels and places stay on the CPU, where methods look at them without a wait for the device
                 images, labels, *index = next(stream)
-                images = images.to(device, non_blocking=True)
-                images = data.preprocess(images).to(memory_format=memory_format)
+                images = data.preprocess(images.to(device, non_blocking=True)).to(memory_format=memory_format)
                 last = part == config.accumulate - 1
                 # processes exchange gradients once a step, with its last part
                 with nullcontext() if last else accelerator.no_sync(model):
@@ -171,10 +170,12 @@ def _train(
                     accelerator.backward(out_of_step.loss / config.accumulate)
             # one look at all micro-batches; a loss scaler lets gradients overflow now and then and copes
             gradient = {} if accelerator.scaler is not None else {"gradient": largest_gradient(method)}
-            if guard.accepts({**joined(judged), **gradient}, step + 1):
+            accepted = guard.accepts({**joined(judged), **gradient}, step + 1)
+            if accepted:
                 if config.clip_grad_norm is not None:
                     accelerator.clip_grad_norm_(model.parameters(), config.clip_grad_norm)
                 optimizer.step()
+            if accepted and guard.scaled(optimizer.step_was_skipped, step + 1):
                 schedule.step()
             else:
                 take_back(before)

@@ -1,4 +1,4 @@
-"""Helpers for tests: equal states, runs in several processes, gradients, a stand-in for a GPU."""
+"""Helpers for tests: equal states, runs in several processes, gradients, stand-ins for a GPU and its loss scaler."""
 
 import importlib.util
 import multiprocessing
@@ -92,6 +92,43 @@ class _OneDevice(TorchDispatchMode):
         masked = any(x is not None and x.is_meta and x.dtype in (torch.bool, torch.uint8) for x in indices)
         if masked and not fills:
             raise RuntimeError(f"{name} with a boolean index waits for the device")
+
+
+def scale_losses(accelerator: Any, overflows: Callable[[float], bool], scale: float = 2.0**16) -> Any:
+    """Give accelerate's accelerator torch's loss scaler, on the CPU, as under fp16 on a GPU; returns the scaler.
+
+    `overflows` is asked with the loss scale after every backward pass: on True all gradients become infinite.
+    """
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    optimizers: list[AcceleratedOptimizer] = []
+
+    def prepare(*things: Any) -> Any:
+        made = []
+        for thing in things:
+            if isinstance(thing, torch.optim.Optimizer):
+                thing = AcceleratedOptimizer(thing, device_placement=False, scaler=scaler)
+                optimizers.append(thing)
+            made.append(thing)
+        return made[0] if len(made) == 1 else tuple(made)
+
+    def backward(loss: Tensor) -> None:
+        scaler.scale(loss).backward()
+        if not overflows(scaler.get_scale()):
+            return
+        for optimizer in optimizers:
+            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+                if parameter.grad is not None:
+                    parameter.grad.fill_(float("inf"))
+
+    def unscale_gradients(optimizer: AcceleratedOptimizer | None = None) -> None:
+        for one in optimizers if optimizer is None else [optimizer]:
+            scaler.unscale_(one.optimizer)
+
+    accelerator.scaler, accelerator.prepare, accelerator.backward = scaler, prepare, backward
+    accelerator.unscale_gradients = unscale_gradients
+    return scaler
 
 
 def run_ranks(function: Callable[..., Any], world: int = 2, *args: Any, timeout: float = 60.0) -> list[Any]:
