@@ -168,6 +168,14 @@ class GenerateConfig(Config):
         return prompts
 
     @model_validator(mode="after")
+    def _learns_in_half(self) -> "GenerateConfig":
+        if "vsd" in self.guidance and self.precision == "fp16":
+            raise ValueError(
+                "guidance vsd trains through the network, where fp16 underflows; choose precision bf16 or fp32"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _times(self) -> "GenerateConfig":
         if self.t_min > self.t_max:
             raise ValueError(

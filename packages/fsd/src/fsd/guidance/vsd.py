@@ -44,7 +44,7 @@ def VariationalScoreDistillation(
     """VSD: two passes of the network more than SDS, one of them with a backward pass.
 
     `rank` and `learning_rate` are the LoRA's.  Its weights and its optimiser are in the guidance's `state_dict()`.
-    Raises ImportError without peft, ValueError for a prior that is no UNet of diffusers.
+    Raises ImportError without peft, ValueError for a prior that is no UNet of diffusers, or one in float16.
     """
     settings = {"weighting": "sigma2", **settings}
     direction = LoraDirection(prior, rank, learning_rate, seed)
@@ -62,6 +62,7 @@ class LoraDirection(nn.Module):
                 f"VSD trains a LoRA inside a UNet of diffusers, and {type(prior).__name__} has none here; give a "
                 "Stable Diffusion 1.x or 2.x, SDXL or DeepFloyd-IF, or choose another guidance"
             )
+        _refuse_half(single.net)
         # In a list, so that the prior's weights are no part of this module's state.
         self._single = [single]
         net = single.net
@@ -116,8 +117,9 @@ class LoraDirection(nn.Module):
         """One step on |e_lora(x_s, s; y, c) - e|^2; the camera is left out in a tenth of the steps.
 
         Processes that share the views of a step take the mean of their gradients.  Raises ValueError in all of them, at
-        their first step, where their seeds or numbers of views differ.
+        their first step, where their seeds or numbers of views differ, and for a network that was moved to float16.
         """
+        _refuse_half(self._single[0].net)
         if sharing() > 1 and not self._compared:
             refuse_unlike(len(view.x), view.generator)
             self._compared = True
@@ -164,6 +166,15 @@ class LoraDirection(nn.Module):
             for name, p in zip(self.names, self._lora.values(), strict=True):
                 p.copy_(state["lora"][name])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _refuse_half(net: Any) -> None:
+    """Raises ValueError for float16: gradients through it underflow to zero unless the loss is scaled."""
+    if net.dtype == torch.float16:
+        raise ValueError(
+            "VSD trains a LoRA through the network, and gradients underflow in float16; use precision bf16 or fp32, or "
+            "prior.to(dtype=torch.bfloat16)"
+        )
 
 
 class CameraEmbedding(nn.Module):

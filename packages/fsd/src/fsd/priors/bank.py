@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate
 
 from fsd.cameras import Cameras, place
 from fsd.inputs import check_cameras, check_tensor
+from fsd.priors.base import wide
 from fsd.priors.mixture import alpha_sigma
 from fsd.world.renders import paint, trace
 from fsd.world.solids import KINDS
@@ -115,8 +116,9 @@ class RenderBank:
         return BankCondition(torch.where(fits, 0.0, -torch.inf), views, kernels)
 
     def encode_image(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 hh ww"]:
-        """To [-1, 1] and to the bank's size."""
+        """To [-1, 1] and to the bank's size, in float32 or wider."""
         check_tensor("image", image, "b 3 h w", "images of three colours, channels before height")
+        image = image.to(wide(image))
         if image.shape[-2:] != (self.image_size, self.image_size):
             side = (self.image_size, self.image_size)
             image = interpolate(image, side, mode="bilinear", antialias=True, align_corners=False)

@@ -11,10 +11,16 @@ so that 1 is the prompt alone and 0 the negative prompt alone; either needs half
 
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fsd.cameras import Cameras
+
+
+def wide(x: Tensor) -> torch.dtype:
+    """The type for latents, times, sizes and places beside an image: float32, or that of the image if it is wider."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 @runtime_checkable
@@ -41,7 +47,10 @@ class Prior(Protocol):
         ...
 
     def encode_image(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hh ww"]:
-        """From pixels in [0, 1] to the space of `latent_shape`, with gradient."""
+        """From pixels in [0, 1] to the space of `latent_shape`, with gradient.
+
+        The guidance draws noise and mixes levels in the type of the result: `wide` has enough digits for both.
+        """
         ...
 
     def alpha_sigma(self, t: float) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from torch.nn.functional import interpolate
 
 from fsd.cameras import Cameras
 from fsd.inputs import check_cameras, check_tensor
+from fsd.priors.base import wide
 from fsd.priors.families import Rows, family_of
 from fsd.priors.loading import load_pipeline, offloaded, refuse_unfit
 from fsd.priors.own_copy import own_copy
@@ -189,19 +190,19 @@ class DiffusersPrior:
         return Condition(blend(views, mix.prompt), negative, against, mix.weight, {}, prompt.negated)
 
     def encode_image(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hh ww"]:
-        """From pixels in [0, 1] of any size, with gradient."""
+        """From pixels in [0, 1] of any size, with gradient; latents in float32 or wider."""
         check_tensor("image", image, "b 3 h w", "images of three colours in [0, 1], channels before height")
         size = (self.image_size, self.image_size)
         if image.shape[-2:] != size:
             image = interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)
         pixels = image.to(self.device) * 2 - 1
         if self.vae is None:
-            return pixels
+            return pixels.to(wide(pixels))
         config = self.vae.config
         encoded = self.vae.encode(pixels.to(self.vae.dtype))
         # Tiny autoencoders give the latents themselves.
         posterior = getattr(encoded, "latent_dist", None)
-        latents = (encoded.latents if posterior is None else posterior.mean).to(pixels.dtype)
+        latents = (encoded.latents if posterior is None else posterior.mean).to(wide(pixels))
         if self.posterior == "sample" and posterior is not None:
             drawn = draw_views(self.generator, *latents.shape).to(latents)
             latents = latents + posterior.std.to(latents) * drawn
@@ -255,11 +256,10 @@ class DiffusersPrior:
         }
         extra = {name: value.to(self.device, dtype) for name, value in (extra or {}).items()}
         x_t = x_t.to(self.device)
-        wide = torch.promote_types(x_t.dtype, torch.float32)
         step = step_of(self.process, t)
         out = self.family.forward(self.pipeline, x_t.to(dtype), step, rows, guidance_scale, extra)
         self.calls += 1
-        return to_noise(self.process, out.to(wide), x_t.to(wide), t)
+        return to_noise(self.process, out.to(wide(x_t)), x_t.to(wide(x_t)), t)
 
     def _parts(self, condition: Condition, guidance_scale: float) -> list[Rows]:
         """The texts that the network must see: negative, prompt, and those to stay away from."""

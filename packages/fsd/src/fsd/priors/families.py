@@ -13,8 +13,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
+
+from fsd.priors.base import wide
 
 Rows = dict[str, Tensor]
 Encode = Callable[[Any, list[str]], Rows]
@@ -100,8 +102,8 @@ def forward_unet(
     added = None
     if "pooled" in rows:
         side = float(x.shape[-1] * pipeline.vae_scale_factor)
-        times = torch.tensor([side, side, 0.0, 0.0, side, side], dtype=x.dtype, device=x.device)
-        added = {"text_embeds": rows["pooled"], "time_ids": times.expand(len(x), 6)}
+        sizes = torch.tensor([side, side, 0.0, 0.0, side, side], dtype=wide(x), device=x.device)
+        added = {"text_embeds": rows["pooled"], "time_ids": sizes.expand(len(x), 6)}
     out = pipeline.unet(
         x, timestep, encoder_hidden_states=rows["text"], added_cond_kwargs=added, return_dict=False, **extra
     )[0]
@@ -120,12 +122,13 @@ def forward_pixart(
     added = {"resolution": None, "aspect_ratio": None}
     if pipeline.transformer.use_additional_conditions:
         side = float(x.shape[-1] * pipeline.vae_scale_factor)
-        added = {"resolution": x.new_full((len(x), 2), side), "aspect_ratio": x.new_ones(len(x), 1)}
+        ones = x.new_ones(len(x), 1, dtype=wide(x))
+        added = {"resolution": side * ones.expand(-1, 2), "aspect_ratio": ones}
     out = pipeline.transformer(
         x,
         encoder_hidden_states=rows["text"],
         encoder_attention_mask=rows["mask"],
-        timestep=torch.full((len(x),), timestep, device=x.device),
+        timestep=times(x, timestep),
         added_cond_kwargs=added,
         return_dict=False,
     )[0]
@@ -142,7 +145,7 @@ def forward_sd3(
 ) -> Float[Tensor, "b c h w"]:
     return pipeline.transformer(
         hidden_states=x,
-        timestep=x.new_full((len(x),), timestep),
+        timestep=times(x, timestep),
         encoder_hidden_states=rows["text"],
         pooled_projections=rows["pooled"],
         return_dict=False,
@@ -157,22 +160,31 @@ def forward_flux(
     guidance: float | None,
     extra: dict[str, Tensor],
 ) -> Float[Tensor, "b c h w"]:
-    """Flux sees 2x2 patches as tokens, and takes time in [0, 1] and the guidance scale as inputs."""
-    b, _, h, w = x.shape
+    """Flux sees 2x2 patches as tokens, and takes time in [0, 1] and the guidance scale as inputs.
+
+    It rounds both to its own type, as in training.
+    """
+    h, w = x.shape[-2:]
     net = pipeline.transformer
-    grid = torch.cartesian_prod(torch.arange(h // 2), torch.arange(w // 2)).to(x)
+    grid = torch.cartesian_prod(torch.arange(h // 2), torch.arange(w // 2)).to(x.device, wide(x))
     places = torch.cat([torch.zeros_like(grid[:, :1]), grid], 1)
     out = net(
         hidden_states=pack(x),
-        timestep=x.new_full((b,), timestep / 1000),
-        guidance=None if guidance is None or not net.config.guidance_embeds else x.new_full((b,), guidance),
+        timestep=times(x, timestep / 1000),
+        guidance=None if guidance is None or not net.config.guidance_embeds else times(x, guidance),
         pooled_projections=rows["pooled"],
         encoder_hidden_states=rows["text"],
-        txt_ids=x.new_zeros(rows["text"].shape[1], 3),
+        txt_ids=places.new_zeros(rows["text"].shape[1], 3),
         img_ids=places,
         return_dict=False,
     )[0]
     return unpack(out, h, w)
+
+
+def times(x: Tensor, value: int | float) -> Shaped[Tensor, " b"]:
+    """One time per image: whole numbers as they are, others in float32 or wider, as half types would round them."""
+    dtype = torch.int64 if isinstance(value, int) else wide(x)
+    return torch.full((len(x),), value, dtype=dtype, device=x.device)
 
 
 def pack(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c4"]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fsd.cameras import Cameras
 from fsd.inputs import check_tensor
+from fsd.priors.base import wide
 
 # Stable Diffusion's table of noise levels ("scaled linear", 0.00085 to 0.012 in 1,000 steps).
 ALPHAS_CUMPROD = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
@@ -82,10 +83,10 @@ class MixturePrior:
         """Nothing: all prompts and views are alike."""
 
     def encode_image(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """The image itself, of the latent shape."""
+        """The image itself, of the latent shape, in float32 or wider."""
         _, height, width = self.latent_shape
         check_tensor("image", image, "b c h w", c=self.latent_shape[0], h=height, w=width)
-        return image
+        return image.to(wide(image))
 
     def alpha_sigma(self, t: float) -> tuple[float, float]:
         """Stable Diffusion's."""
