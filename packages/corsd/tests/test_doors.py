@@ -2,8 +2,17 @@
 
 import pytest
 import torch
-from corsd import Distiller, EarlyExit, Exits, TripletDataset, collate_triplets, find_stages, triplet_plan
-from corsd.baselines import CSKD, PSKD
+from corsd import (
+    Distiller,
+    EarlyExit,
+    Exits,
+    TripletDataset,
+    collate_triplets,
+    find_stages,
+    losses,
+    triplet_plan,
+)
+from corsd.baselines import CSKD, PSKD, handcrafted
 from corsd.nets import small_resnet
 from shared_core.ops import all_gather, average_gradients, entropy, kl_divergence, project, soft_cross_entropy
 from torch import nn
@@ -95,6 +104,48 @@ CASES = {
         ValueError,
         r"x has shape \(4, 3\) and center \(1, 3\)",
     ),
+    "triplet_hinge": (
+        lambda: losses.triplet_hinge(Z[:, 0], Z[0]),
+        ValueError,
+        r"other has shape \(3,\); it must be \(triplets=4\)",
+    ),
+    "pair_cross_entropy": (
+        lambda: losses.pair_cross_entropy(Z, LABELS, LABELS[:2]),
+        ValueError,
+        r"second has shape \(2,\); it must be \(pairs=4\): one class per pair",
+    ),
+    "softmaxed_pair_cross_entropy": (
+        lambda: losses.softmaxed_pair_cross_entropy(Z, LABELS.float(), LABELS),
+        TypeError,
+        r"first has the type torch.float32; give integers, first.long\(\)",
+    ),
+    "auxiliary_distillation": (
+        lambda: losses.auxiliary_distillation(Z, Z.tolist()),
+        TypeError,
+        "deep is a list; give a torch.Tensor of shape",
+    ),
+    "raw_logit_divergence": (
+        lambda: losses.raw_logit_divergence(Z, Z[:1]),
+        ValueError,
+        r"deep has shape \(1, 3\); it must be \(pairs=4, classes=3\)",
+    ),
+    "relation_distillation": (
+        lambda: losses.relation_distillation(Z[:, 0], Z[:1, 0]),
+        ValueError,
+        r"deep has shape \(1,\); it must be \(pairs=4\)",
+    ),
+    **{
+        name: (
+            lambda relation=relation: relation(Z, Z[:2]),
+            ValueError,
+            r"teacher has shape \(2, 3\); it must be \(batch=4, channels\): of the same images",
+        )
+        for name, relation in {
+            "rkd": handcrafted.rkd,
+            "similarity_preserving": handcrafted.similarity_preserving,
+            "probabilistic_transfer": handcrafted.probabilistic_transfer,
+        }.items()
+    },
     "gradients": (lambda: average_gradients(nn.Linear(1, 1)), ValueError, "no parameter .* has a gradient"),
 }
 
@@ -104,6 +155,16 @@ def test_wrong_tensors_are_named(case):
     call, error, message = CASES[case]
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("module", [losses, handcrafted])
+def test_every_loss_has_a_case(module):
+    public = [
+        name for name, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__
+    ]
+    functions = [n for n in public if not n.startswith("_") and not isinstance(getattr(module, n), type)]
+    assert functions
+    assert set(functions) <= set(CASES)
 
 
 def test_one_process_gathers_anything():

@@ -28,6 +28,7 @@ from shared_core.run.stop import StopFlag
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from calib.arguments import check_adapt
 from calib.attachment import CalibratedClassifier, drifting
 from calib.calibrator import EPSILON_UNIT
 from calib.critics import Patch, draw_patch
@@ -146,6 +147,7 @@ def adapt(
         NonFiniteError: the loss or gradient is not finite (on_nonfinite="skip" passes over up to 10 steps in a row).
         SystemExit: 130 or 143, after saving, when the process was told to stop and `out` is given.
     """
+    check_adapt(model, locals())
     weights = weights or Weights()
     released, careful = compat == "released", on_nonfinite == "skip"
     if neighbours is not None and neighbours.count == 0:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from jaxtyping import Float, Int
 from shared_core.ops.bounded import project
+from shared_core.ops.inputs import INTEGERS, check_images, check_tensor
 from torch import Tensor, nn
 
 from calib.attachment import CalibratedClassifier
@@ -37,6 +38,8 @@ def accuracy_by_epsilon(
     Raises:
         ValueError: an epsilon below 0 or above the calibrator's own.
     """
+    check_images("images", images)
+    check_tensor("labels", labels, "batch ...", "one label per image", INTEGERS, batch=len(images))
     calibrator = model.calibrator
     for epsilon in epsilons:
         if not 0 <= epsilon <= calibrator.epsilon:
@@ -84,6 +87,7 @@ def attack(
     Raises:
         ValueError: a feature critic without features, or an epsilon or step size that is not above 0.
     """
+    check_images("images", images)
     step_size = 2.5 * epsilon / max(steps, 1) if step_size is None else step_size
     if epsilon <= 0 or step_size <= 0 or steps < 1:
         raise ValueError(f"epsilon={epsilon}, step_size={step_size}, steps={steps}; all must be above 0")
@@ -114,6 +118,7 @@ def random_sign(
     value_range: ValueRange = (0.0, 1.0),
 ) -> Float[Tensor, "batch channels height width"]:
     """The control of the same size: every value moved by +epsilon or -epsilon, by a coin, then cut to the range."""
+    check_images("images", images)
     low, high = _box(images, value_range)
     coins = torch.randint(2, images.shape, generator=generator, device=generator.device)
     sign = (2 * coins - 1).to(images)
@@ -129,6 +134,7 @@ def random_sign_epsilon(
 
     Larger than `mean_size`, since black pixels cannot get darker nor white ones brighter; 1 if no epsilon suffices.
     """
+    check_images("images", images)
     low, high = _box(images, value_range)
     room = torch.stack([high - images, images - low])
     least, most = 0.0, 1.0
@@ -144,6 +150,7 @@ def log_amplitude(images: Float[Tensor, "batch channels height width"]) -> Float
 
     Not normalised by the image's size: it counts from ln of the sum of all values.
     """
+    check_images("images", images)
     amplitude = torch.fft.fft2(images.float()).abs()
     return torch.fft.fftshift((amplitude + 1e-8).log().mean((0, 1)))
 
@@ -153,6 +160,7 @@ def radial_mean(spectrum: Float[Tensor, "height width"]) -> Float[Tensor, " ring
 
     The corners, beyond 1/2 cycle per pixel, are left out.
     """
+    check_tensor("spectrum", spectrum, "height width")
     down, across = (torch.fft.fftshift(torch.fft.fftfreq(size)).to(spectrum) for size in spectrum.shape)
     last = min(spectrum.shape) // 2
     # In float64 and by halves upward, so that a frequency between two rings does not depend on rounding.

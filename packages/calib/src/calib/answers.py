@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Shaped
 from shared_core.ops.host import read_back
+from shared_core.ops.inputs import check_images
 from shared_core.ops.outputs import Which, pick_logits
 from torch import Tensor
 
@@ -55,6 +56,7 @@ def settled(
     Asked are 16 images: of those given, or random ones of their size from `low` to `high` if they are fewer, so that
     no decision hangs on the batch at hand.  `ask` gets a tensor of its own, with gradient.
     """
+    check_images("images", images)
     probes = images[:PROBES].detach().clone()
     if len(probes) < PROBES:
         generator = torch.Generator().manual_seed(0)
@@ -134,6 +136,9 @@ def _summary(values: Tensor) -> tuple[float, float, float]:
 
 
 def _columns(values: Tensor) -> Tensor:
+    if not isinstance(values, Tensor) or not values.dim():
+        kind = "a single number" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+        raise TypeError(f"answers are {kind}; give a tensor of shape (images, classes)")
     if not values.is_floating_point():
         raise ValueError(
             f"the classifier answers with {values.dtype}, which are class numbers: logits or probabilities are needed"

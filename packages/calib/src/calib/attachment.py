@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from shared_core.ops.freeze import changed, checksums, freeze, modes, restore_modes
+from shared_core.ops.inputs import check_images
 from shared_core.ops.outputs import Which
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
@@ -72,6 +73,7 @@ class CalibratedClassifier(nn.Module):
 
     def ask(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes ..."]:
         """Logits of the classifier alone."""
+        check_images("images", images)
         self.settle(images)
         return self.read(self._answer(images))
 
@@ -87,6 +89,7 @@ class CalibratedClassifier(nn.Module):
 
         Raises ValueError where `outputs` has to be said, see :func:`calib.answers.decide`.
         """
+        check_images("images", images)
         if self.outputs != "auto":
             return self.meaning
         low, high = self.calibrator.low.to(images), self.calibrator.high.to(images)

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from shared_core.ops.divergence import soft_cross_entropy
 from shared_core.ops.freeze import freeze
+from shared_core.ops.inputs import check_images
 from shared_core.ops.outputs import Which
 from torch import Tensor, nn
 
@@ -65,6 +66,8 @@ def distil_surrogate(
         ValueError: fewer than two images of a domain, answers that are no finite logits, a student with another
             number of classes, or numbers outside of what is named above.
     """
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"net is a {type(net).__name__}; give the student as an nn.Module")
     if steps < 1 or batch_size < 2 or not 0 < held_out < 1:
         raise ValueError(
             f"steps={steps}, batch_size={batch_size}, held_out={held_out}; give 1 or more, 2 or more, and a share "
@@ -114,6 +117,7 @@ def gives_gradient(
     It is computed, because some int8 layers announce a gradient that they do not have.  The classifier runs in the
     mode that it is in: eval mode keeps its buffers as they are.
     """
+    check_images("example", example)
     watched = example.detach().clone().requires_grad_(True)
     try:
         with torch.enable_grad(), warnings.catch_warnings():
@@ -151,11 +155,7 @@ class _Asked(NamedTuple):
 
 
 def _answers(predict: Callable[[Tensor], Any], name: str, images: Tensor, output: Which) -> Tensor:
-    if images.dim() != 4 or not images.is_floating_point():
-        raise ValueError(
-            f"the {name} images have shape {tuple(images.shape)} and type {images.dtype}; give floats of (images, "
-            "channels, height, width)"
-        )
+    check_images(f"{name}_images", images)
     if len(images) < 2:
         raise ValueError(
             f"the {name} domain has {len(images)} images; two are needed, one to teach, one to measure"

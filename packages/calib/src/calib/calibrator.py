@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from shared_core.ops.inputs import check_images
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -114,6 +115,7 @@ class Calibrator(nn.Module):
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
         """delta(x) in the images' own unit, at most epsilon times the value range in size; before the box."""
+        check_images("images", images, self.channels)
         wide = images.to(torch.promote_types(images.dtype, torch.float32))
         span = self.high.to(wide.dtype) - self.low.to(wide.dtype)
         # In place on what is new here: a large share of a small net's time goes into fresh memory.

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from shared_core.fitting_weights import load_weights
 from shared_core.nets import open_net
 from shared_core.onnx_files import file_digests, read_graph
+from shared_core.ops.inputs import check_images
 from torch import Tensor, nn
 
 from calib.answers import as_logits, check_outputs, decide
@@ -108,6 +109,8 @@ class Normalize(nn.Module):
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
         """Normalised images, of the same shape and type."""
+        # One mean for all channels serves images of any number of them.
+        check_images("images", images, len(self.mean) if len(self.mean) > 1 else None)
         return (images - self.mean.to(images.dtype)) / self.std.to(images.dtype)
 
 
@@ -173,10 +176,7 @@ class OnnxClassifier(nn.Module):
         Raises:
             ValueError: the file fixes another number of channels, height or width, or `outputs` has to be said.
         """
-        if images.dim() != 4:
-            raise ValueError(
-                f"images have shape {tuple(images.shape)}; give (batch, channels, height, width)"
-            )
+        check_images("images", images)
         wanted = self._input.shape
         for axis, name in enumerate(("channels", "height", "width"), start=1):
             if isinstance(wanted[axis], int) and wanted[axis] != images.shape[axis]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int64
 from shared_core.data.sampling import keyed_generator_seed
+from shared_core.ops.inputs import check_images, check_tensor
 from torch import Tensor, nn
 
 GROUPS = ("source", "target", "calibrated source", "calibrated target")
@@ -35,6 +36,8 @@ def draw_patch(
     Raises:
         ValueError: the image is smaller than a patch.
     """
+    if side < 1 or patches < 1:
+        raise ValueError(f"side={side}, patches={patches}; both must be at least 1")
     if min(height, width) < side:
         raise ValueError(
             f"the pixel critic's patch is {side} pixels, the image {height}x{width}: choose a smaller patch"
@@ -55,7 +58,7 @@ class PixelCritic(nn.Module):
 
     def __init__(self, channels: int, patch: int = 4, hidden: int = 128) -> None:
         super().__init__()
-        self.patch = patch
+        self.channels, self.patch = channels, patch
         self.net = nn.Sequential(
             nn.Linear(channels * patch**2, hidden), nn.ReLU(True), nn.Linear(hidden, len(GROUPS))
         )
@@ -64,6 +67,12 @@ class PixelCritic(nn.Module):
         self, images: Float[Tensor, "batch channels height width"], patch: Patch
     ) -> Float[Tensor, "rows 4"]:
         """Group logits, one row per image and patch."""
+        check_images("images", images, self.channels)
+        if not isinstance(patch, Patch) or patch.order.numel() != self.patch**2:
+            raise ValueError(
+                f"patch is not one of {self.patch} by {self.patch} pixels: draw it with "
+                f"calib.critics.draw_patch(height, width, side={self.patch}, ...)"
+            )
         cut = [
             images[:, :, row : row + self.patch, column : column + self.patch]
             for row, column in patch.corners.tolist()
@@ -77,6 +86,7 @@ class FeatureCritic(nn.Module):
 
     def __init__(self, features: int, hidden: tuple[int, int] = (1000, 500), dropout: float = 0.5) -> None:
         super().__init__()
+        self.features = features
         self.net = nn.Sequential(
             nn.Linear(features, hidden[0]),
             nn.ReLU(True),
@@ -88,6 +98,13 @@ class FeatureCritic(nn.Module):
 
     def forward(self, features: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch 4"]:
         """Group logits, one row per image; features of more dimensions are flattened."""
+        wanted = self.features
+        check_tensor("features", features, "batch ...")
+        if features[:1].numel() != wanted * len(features[:1]):
+            raise ValueError(
+                f"features have shape {tuple(features.shape)}; this critic was built for {wanted} numbers an image: "
+                "FeatureCritic(features=...)"
+            )
         return self.net(_like(self.net, features.flatten(1)))
 
 
@@ -96,6 +113,7 @@ class PixelwiseFeatureCritic(nn.Module):
 
     def __init__(self, classes: int, hidden: tuple[int, int] = (256, 128), dropout: float = 0.5) -> None:
         super().__init__()
+        self.classes = classes
         self.net = nn.Sequential(
             nn.Conv2d(classes, hidden[0], 1),
             nn.Dropout2d(dropout),
@@ -110,6 +128,7 @@ class PixelwiseFeatureCritic(nn.Module):
         self, scores: Float[Tensor, "batch classes height width"]
     ) -> Float[Tensor, "batch 4 height width"]:
         """Group logits of every pixel."""
+        check_tensor("scores", scores, "batch classes height width", classes=self.classes)
         return self.net(_like(self.net, scores))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from jaxtyping import Float
 from shared_core.data.sampling import keyed_generator_seed
+from shared_core.ops.inputs import check_images, check_tensor
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -43,16 +44,25 @@ def patch_critic(channels: int = 3, width: int = 32, strided: int = 1) -> nn.Seq
 
 def critic_loss(real: Float[Tensor, "*_real"], fake: Float[Tensor, "*_fake"]) -> Float[Tensor, ""]:
     """(mean (D(real) - 1)^2 + mean D(fake)^2) / 2: least squares (section 4)."""
+    check_tensor("real", real, "...")
+    check_tensor("fake", fake, "...")
     return ((_wide(real) - 1).square().mean() + _wide(fake).square().mean()) / 2
 
 
 def generator_loss(fake: Float[Tensor, "*verdicts"]) -> Float[Tensor, ""]:
     """mean (D(fake) - 1)^2."""
+    check_tensor("fake", fake, "...")
     return (_wide(fake) - 1).square().mean()
 
 
 def cycle_loss(back: Float[Tensor, "*images"], images: Float[Tensor, "*images"]) -> Float[Tensor, ""]:
     """mean |F(G(x)) - x| in the unit of [-1, 1], in which the paper's weights are meant (equation 2)."""
+    check_tensor("images", images, "...")
+    check_tensor("back", back, "...")
+    if back.shape != images.shape:
+        raise ValueError(
+            f"back has shape {tuple(back.shape)} and images {tuple(images.shape)}; they must be equal"
+        )
     return 2 * functional.l1_loss(_wide(back), _wide(images))
 
 
@@ -71,6 +81,7 @@ class ImagePool:
         self, images: Float[Tensor, "batch channels height width"], step: int
     ) -> Float[Tensor, "batch channels height width"]:
         """As many images as came in, detached."""
+        check_images("images", images)
         images = images.detach()
         if self.size == 0:
             return images

@@ -14,6 +14,8 @@ from shared_core.data.augment import to_float
 from shared_core.data.loader import KeyedDataset, make_loader, test_loader
 from shared_core.data.sampling import Batches, shuffled_plan
 from shared_core.ops.host import read_back
+from shared_core.ops.inputs import ANY
+from shared_core.ops.inputs import check_images as check_batch
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler, IterableDataset, Subset
 
@@ -277,6 +279,11 @@ def filled(
 
 def as_floats(images: Tensor) -> Float[Tensor, "batch channels height width"]:
     """Bytes to floats in [0, 1]; floats as they are."""
+    check_batch("images", images, numbers=ANY)
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise TypeError(
+            f"images have the type {images.dtype}; give uint8 (0 to 255) or floating-point numbers"
+        )
     return to_float(images) if images.dtype == torch.uint8 else images
 
 

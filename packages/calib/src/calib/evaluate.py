@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from shared_core.data.loader import dealt_loader
 from shared_core.ops.gather import gather_objects, rank, world_size
+from shared_core.ops.inputs import INTEGERS, check_dataset, check_images, check_tensor
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -37,6 +38,7 @@ def evaluate_classifier(
 
     Raises ValueError for labels beyond the classes.
     """
+    check_dataset("dataset", dataset)
     part = (rank(), world_size()) if shared else (0, 1)
     matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     for images, labels in dealt_loader(dataset, 500, workers, *part):
@@ -52,6 +54,7 @@ def evaluate_classifier(
 
 def scores_of(matrix: Int64[Tensor, "classes classes"]) -> dict[str, Any]:
     """Accuracy, accuracy per class and the matrix as lists; None for an accuracy without images."""
+    _check_matrix(matrix)
     right, count = matrix.diagonal(), matrix.sum(1)
     per_class = [round(100 * int(r) / int(n), 2) if n else None for r, n in zip(right, count, strict=True)]
     return {
@@ -59,6 +62,12 @@ def scores_of(matrix: Int64[Tensor, "classes classes"]) -> dict[str, Any]:
         "per_class": per_class,
         "confusion": matrix.tolist(),
     }
+
+
+def _check_matrix(matrix: Tensor) -> None:
+    check_tensor("matrix", matrix, "labels predicted", numbers=INTEGERS)
+    if matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"matrix has shape {tuple(matrix.shape)}; it must be square, [label][prediction]")
 
 
 def _summed(matrix: Tensor) -> Tensor:
@@ -71,6 +80,7 @@ def is_near_chance(matrix: Int64[Tensor, "classes classes"]) -> bool:
     Right is the mean over classes of the share that is named right, so that naming always one class is chance too,
     however frequent that class is.
     """
+    _check_matrix(matrix)
     count = matrix.sum(1)
     seen = count > 0
     if int(seen.sum()) < 2:
@@ -93,6 +103,7 @@ def evaluate_segmenter(
 
     `shared` as in :func:`evaluate_classifier`.
     """
+    check_dataset("dataset", dataset)
     part = (rank(), world_size()) if shared else (0, 1)
     matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     for images, masks in dealt_loader(dataset, 8, workers, *part):
@@ -166,6 +177,7 @@ def latency_ratio(
     model: CalibratedClassifier, images: Float[Tensor, "batch channels height width"], repeats: int = 7
 ) -> float:
     """Time of calibrator and classifier over the classifier's alone: medians of interleaved runs."""
+    check_images("images", images)
     model.eval()
     alone: list[float] = []
     together: list[float] = []

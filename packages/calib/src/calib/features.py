@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from shared_core.ops.features import FeatureCapture
+from shared_core.ops.inputs import check_images
 from torch import Tensor, nn
 
 from calib.answers import pick
@@ -36,6 +37,8 @@ class Features:
         stride: int = 1,
         read: Callable[[Any], Tensor] = pick,
     ) -> None:
+        if not isinstance(classifier, nn.Module):
+            raise TypeError(f"the classifier is a {type(classifier).__name__}; give an nn.Module")
         if stride < 1:
             raise ValueError(f"stride is {stride}; it counts from 1")
         if kind not in ("softmax", "logits"):
@@ -53,6 +56,7 @@ class Features:
 
     def answer(self, images: Float[Tensor, "batch channels height width"]) -> Answer:
         """Features and logits of a batch, of one pass of the classifier."""
+        check_images("images", images)
         # A copy: a classifier may write into what it is given, and the pixel critic reads it afterwards.
         images = images.clone()
         if self._capture is not None:

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
+from shared_core.ops.inputs import check_tensor
 from torch import Tensor
 from torch.nn import functional
 
 SOURCE = 0
+GROUP_LOGITS = "batch 4 ..."
 
 
 def critic_loss(groups: Sequence[Float[Tensor, "_batch 4 *_pixels"]]) -> Float[Tensor, ""]:
@@ -20,10 +22,14 @@ def critic_loss(groups: Sequence[Float[Tensor, "_batch 4 *_pixels"]]) -> Float[T
     Raises:
         ValueError: there are not four groups.
     """
+    if isinstance(groups, Tensor) or not isinstance(groups, Sequence):
+        raise TypeError(f"groups are a {type(groups).__name__}; give a list of the logits of four groups")
     if len(groups) != 4:
         raise ValueError(
             f"there are {len(groups)} groups; give the logits of source, target, and both calibrated"
         )
+    for number, logits in enumerate(groups):
+        check_tensor(f"groups[{number}]", logits, GROUP_LOGITS)
     return torch.stack([_towards(logits, group) for group, logits in enumerate(groups)]).sum()
 
 
@@ -37,6 +43,8 @@ def calibrator_loss(
     The paper prints equal weights; its released code weighs the source's part 0.1 on digits and 0.2 in
     segmentation: what keeps the source domain safe against what wins the target.
     """
+    for name, logits in (("calibrated_source", calibrated_source), ("calibrated_target", calibrated_target)):
+        check_tensor(name, logits, GROUP_LOGITS)
     return _towards(calibrated_target, SOURCE) + source_weight * _towards(calibrated_source, SOURCE)
 
 
@@ -47,6 +55,8 @@ def agreement_loss(
 
     A row of zeros teaches nothing and counts as 0: the less the teacher knows, the less it weighs.
     """
+    check_tensor("logits", logits, "batch classes")
+    check_tensor("taught", taught, "batch classes", batch=len(logits), classes=logits.shape[1])
     likeliest, labels = taught.detach().max(1)
     # In float32 at least, as below.
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
+from shared_core.ops.inputs import INTEGERS, check_images, check_tensor
 from torch import Tensor
 from torch.nn import functional
 
@@ -74,6 +75,7 @@ def upright(images: Float[Tensor, "batch channels height width"]) -> Float[Tenso
     Centre and slant are those of :func:`calib.pose.poses`, in which a dark figure on white counts as a white one on
     black.  An image without a figure stays.
     """
+    check_images("images", images)
     gray = images.mean(1, keepdim=True)
     have = poses(gray)
     zero = torch.zeros_like(have.x)
@@ -90,6 +92,8 @@ def looks_and_answers(
     Between square roots the Euclidean distance is Hellinger's, which tells a doubtful answer from a sure one.  Looks
     that are all alike, or answers, stay alike.
     """
+    check_tensor("looks", looks, "images features")
+    check_tensor("answers", answers, "images classes", images=len(looks))
     parts = [part - part.mean(0) for part in (looks, answers.sqrt())]
     looks, answers = (part / part.square().sum(1).mean().sqrt().clamp_min(1e-12) for part in parts)
     return torch.cat([looks, weight * answers], 1)
@@ -115,6 +119,9 @@ def nearest(
     # Seconds to import, for this alone.
     from sklearn.neighbors import NearestNeighbors
 
+    check_tensor("features", features, "images features")
+    if seen_from is not None:
+        check_tensor("seen_from", seen_from, "others features", features=features.shape[1])
     check_enough(len(features), count)
     found = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(features.cpu().numpy())
     # Asked about none in particular it leaves out each image itself, even where others are the same.
@@ -126,6 +133,8 @@ def agree(
     answers: Float[Tensor, "images classes"], neighbours: Int64[Tensor, "images count"], how: Neighbours
 ) -> Float[Tensor, "images classes"]:
     """The answers after `how.rounds` rounds among neighbours; rows, which sum to 1, still do."""
+    check_tensor("answers", answers, "images classes")
+    check_tensor("neighbours", neighbours, "images count", "see nearest", INTEGERS, images=len(answers))
     agreed = answers
     for _ in range(how.rounds):
         agreed = (1 - how.restart) * agreed[neighbours].mean(1) + how.restart * answers

@@ -26,6 +26,7 @@ from shared_core.data.labels import labels_of
 from shared_core.data.loader import KeyedDataset, test_loader
 from shared_core.data.preprocess import Preprocess
 from shared_core.data.sampling import Key, keyed_uniform
+from shared_core.ops.inputs import check_dataset, check_images, check_tensor
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
@@ -59,6 +60,9 @@ def poses(
 
     `ground` is what they stand on, see :func:`grounds`; without it the median of each image, whatever its range.
     """
+    check_images("images", images)
+    if ground is not None:
+        check_tensor("ground", ground, "batch channels", batch=len(images), channels=images.shape[1])
     gray = images.mean(1)
     beside = gray.flatten(1).median(1).values if ground is None else ground.mean(1)
     mass = (gray - beside[:, None, None]).abs()
@@ -95,6 +99,9 @@ def reposed(
 
     What lies beyond the border is ground: a figure that is cut off there does not go on.
     """
+    check_images("images", images)
+    if not isinstance(want, Poses) or len(want.x) not in (1, len(images)):
+        raise ValueError(f"want must be calib.pose.Poses, one per image or one for all {len(images)} images")
     ground = grounds(images)
     grid = reposing_grid(poses(images, ground), want, images.shape)
     # Beyond the border `grid_sample` has zeros.
@@ -113,6 +120,7 @@ def grounds(images: Float[Tensor, "batch channels height width"]) -> Float[Tenso
 
     Raises ValueError for values outside of [0, 1].
     """
+    check_images("images", images)
     if images.numel() and not 0 <= float(images.min()) <= float(images.max()) <= 1:
         raise ValueError(
             f"values run from {float(images.min()):g} to {float(images.max()):g}; give images in [0, 1]"
@@ -132,6 +140,7 @@ def grounds(images: Float[Tensor, "batch channels height width"]) -> Float[Tenso
 
 def poses_of(dataset: Dataset, size: int, channels: int) -> Poses:
     """Where the figures of a data set of uint8 images stand, at `size` by `size` pixels, in its order."""
+    check_dataset("dataset", dataset)
     loader = test_loader(KeyedDataset(dataset, 0, transform=fitting(size, channels).fit), 250)
     batches = (to_float(images) for images, *_ in loader)
     parts = [poses(images, grounds(images)) for images in batches]
@@ -145,6 +154,7 @@ class PosedImages(Dataset):
     """
 
     def __init__(self, dataset: Dataset, like: Poses, size: int, channels: int, seed: int) -> None:
+        check_dataset("dataset", dataset)
         self.dataset, self.like, self.seed = dataset, like, seed
         self.preprocess = fitting(size, channels)
         self.labels = labels_of(dataset)

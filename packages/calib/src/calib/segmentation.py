@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, Int64, UInt8
 from shared_core.data.augment import to_float
 from shared_core.data.sampling import keyed_generator_seed, shuffled_plan
 from shared_core.ops.host import read_back
+from shared_core.ops.inputs import ANY, INTEGERS, check_images, check_tensor
 from shared_core.ops.outputs import Which
 from shared_core.run.guard import FiniteGuard
 from torch import Tensor, nn
@@ -24,12 +25,15 @@ from torch.nn import functional
 
 from calib.answers import Reading, settled
 
+MASKS = "batch height width"
+
 
 class TinySegmenter(nn.Module):
     """Images to class scores of the same size: convolutions down to 1/8, and up again past skip connections."""
 
     def __init__(self, num_classes: int, in_channels: int = 3, width: int = 20) -> None:
         super().__init__()
+        self.channels = in_channels
         widths = [width * factor for factor in (1, 2, 3, 4)]
         self.stem = _conv_block(in_channels, width)
         self.down = nn.ModuleList(_conv_block(a, b, stride=2) for a, b in pairwise(widths))
@@ -45,6 +49,7 @@ class TinySegmenter(nn.Module):
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch classes height width"]:
         """Class scores (logits) of every pixel; images in [0, 1], any size from 8 by 8."""
+        check_images("images", images, self.channels)
         skips = [self.stem(2 * images - 1)]
         for block in self.down:
             skips.append(block(skips[-1]))
@@ -95,11 +100,7 @@ def train_segmenter(
     Raises ValueError if images and masks do not fit each other or fill no batch, NonFiniteError for a loss that is
     not finite.
     """
-    if len(images) != len(masks) or images.shape[-2:] != masks.shape[-2:]:
-        raise ValueError(
-            f"images are {tuple(images.shape)} and masks {tuple(masks.shape)}; "
-            "give one mask of the same height and width per image"
-        )
+    _check_pair(images, masks)
     plan = shuffled_plan(len(images), settings.batch_size, seed)
     steps = settings.epochs * (len(images) // settings.batch_size)
     device = next(net.parameters()).device
@@ -149,6 +150,7 @@ def class_weights(
 
     Raises ValueError for a label that is neither `ignore` nor a class.
     """
+    check_tensor("masks", masks, MASKS, numbers=INTEGERS)
     labels = _checked(masks, classes, ignore)
     counts = torch.bincount(labels[labels != ignore].flatten(), minlength=classes).double()
     present = counts > 0
@@ -174,6 +176,7 @@ def segmentation_scores(confusion: Int64[Tensor, "labels predicted"]) -> Segment
 
     Raises ValueError if the matrix is not square or counts no pixel.
     """
+    check_tensor("confusion", confusion, "labels predicted", numbers=INTEGERS)
     if confusion.dim() != 2 or confusion.shape[0] != confusion.shape[1]:
         raise ValueError(f"the confusion matrix has shape {tuple(confusion.shape)}; it must be square")
     if int(confusion.sum()) == 0:
@@ -199,6 +202,9 @@ def confusion(
 
     Raises ValueError for a label that is neither `ignore` nor a class.
     """
+    check_tensor("scores", scores, "batch classes height width")
+    sizes = dict(zip(MASKS.split(), (len(scores), *scores.shape[2:]), strict=True))
+    check_tensor("masks", masks, MASKS, "one label per pixel of the scores", INTEGERS, **sizes)
     classes = scores.shape[1]
     labels, predicted = _checked(masks, classes, ignore).flatten(), scores.argmax(1).flatten()
     kept = labels != ignore
@@ -220,9 +226,20 @@ def confusion_over(
 
     `output` and `outputs` say which part of its answer is the scores, and whether one column is a probability.
     """
+    _check_pair(images, masks)
     read = Reading(output, outputs)
     parts = zip(images.split(batch_size), masks.split(batch_size), strict=True)
     return torch.stack([confusion(read(net(to_float(x))), y, ignore) for x, y in parts]).sum(0)
+
+
+def _check_pair(images: Tensor, masks: Tensor) -> None:
+    check_images("images", images, numbers=ANY)
+    check_tensor("masks", masks, MASKS, numbers=INTEGERS)
+    if len(images) != len(masks) or images.shape[-2:] != masks.shape[-2:]:
+        raise ValueError(
+            f"images are {tuple(images.shape)} and masks {tuple(masks.shape)}; "
+            "give one mask of the same height and width per image"
+        )
 
 
 def _reading(net: nn.Module, images: Tensor, output: Which, outputs: str) -> Reading:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int64
 from shared_core.ops.gradients import average_gradients, norm_of
+from shared_core.ops.inputs import check_images
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -39,6 +40,11 @@ class Weights:
     source: float = 0.1
     views: float = 0.0
     hold: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+                raise ValueError(f"weights.{name} is {value!r}; it must be a finite number from 0 up")
 
     def name_classes(self) -> bool:
         """Whether a term asks which class an image is given."""
@@ -107,6 +113,8 @@ Ask = Features | Callable[[Tensor], Tensor]
 
 def calibrate(calibrator: nn.Module, features: Ask | None, batch: Batch) -> CalibratedBatch:
     """Both domains through the calibrator and, where a feature critic plays, through the classifier."""
+    check_images("batch.source", batch.source)
+    check_images("batch.target", batch.target)
     if batch.source.shape[1:] != batch.target.shape[1:]:
         source, target = calibrator(batch.source), calibrator(batch.target)
         if features is None:
@@ -132,6 +140,11 @@ def critics_loss(
     critics: Critics, batch: Batch, calibrated: CalibratedBatch, patch: Patch | None
 ) -> dict[str, Float[Tensor, ""]]:
     """Equations 5 and 6 by name; no gradient reaches the calibrator."""
+    _check_patch(critics, patch)
+    if critics.feature is not None and (batch.clean_source is None or batch.clean_target is None):
+        raise ValueError(
+            "there is a feature critic: give batch.clean_source and batch.clean_target, or leave it out"
+        )
     parts = {}
     if critics.pixel is not None and patch is not None:
         groups = (batch.source, batch.target, calibrated.source, calibrated.target)
@@ -151,14 +164,17 @@ def deception_loss(
     critics: Critics, calibrated: CalibratedBatch, patch: Patch | None, weights: Weights
 ) -> dict[str, Float[Tensor, ""]]:
     """Equation 7 by name, weighted: how far both calibrated groups are from passing for source."""
+    _check_patch(critics, patch)
     parts = {}
     if critics.pixel is not None and patch is not None:
         parts["pixel"] = weights.pixel * calibrator_loss(
             critics.pixel(calibrated.source, patch), critics.pixel(calibrated.target, patch), weights.source
         )
     if critics.feature is not None:
-        assert calibrated.source_features is not None
-        assert calibrated.target_features is not None
+        if calibrated.source_features is None or calibrated.target_features is None:
+            raise ValueError(
+                "there is a feature critic, and features of the calibrated images are missing: give features"
+            )
         parts["feature"] = weights.feature * calibrator_loss(
             critics.feature(calibrated.source_features),
             critics.feature(calibrated.target_features),
@@ -304,6 +320,13 @@ def _peaks(rounds: Sequence[tuple[Batch, Patch | None]]) -> dict[str, Tensor]:
 def _add(total: dict[str, Tensor], parts: dict[str, Tensor], share: float) -> None:
     for name, part in parts.items():
         total[name] = total.get(name, 0) + share * part.detach()
+
+
+def _check_patch(critics: Critics, patch: Patch | None) -> None:
+    if critics.pixel is not None and patch is None:
+        raise ValueError(
+            "there is a pixel critic and no patch: draw one with calib.critics.draw_patch, or leave the critic out"
+        )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from shared_core.data.loader import KeyedDataset, make_loader, test_loader
 from shared_core.data.sampling import Batches, shuffled_plan
+from shared_core.ops.inputs import check_dataset
 from shared_core.ops.outputs import Which
 from shared_core.run import checkpoint
 from shared_core.run.guard import FiniteGuard
@@ -48,6 +49,14 @@ def train_classifier(
         NonFiniteError: the loss is not finite.
         SystemExit: 130 or 143, after saving, when the process was told to stop and `checkpoints` is given.
     """
+    check_dataset("dataset", dataset)
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"net is a {type(net).__name__}; give an nn.Module")
+    if not epochs > 0 or batch_size < 1 or not learning_rate > 0 or not weight_decay >= 0:
+        raise ValueError(
+            f"epochs={epochs}, batch_size={batch_size}, learning_rate={learning_rate}, "
+            f"weight_decay={weight_decay}; give numbers above 0, weight_decay from 0"
+        )
     size = len(cast(Sized, dataset))
     batches = Batches(shuffled_plan(size, min(batch_size, size), seed))
     loader = make_loader(KeyedDataset(dataset, seed), batches, workers)

@@ -33,6 +33,7 @@ from shared_core.data.loader import KeyedDataset, make_loader
 from shared_core.data.sampling import Batches, shuffled_plan
 from shared_core.ops.gather import all_gather
 from shared_core.ops.gradients import average_gradients
+from shared_core.ops.inputs import check_dataset
 from shared_core.run import checkpoint
 from shared_core.run.atomic import read_json, write_bytes, write_json
 from shared_core.run.config import ConfigError
@@ -138,6 +139,8 @@ def train_translation(
     Raises ValueError for a folder or device that cannot be used, ConfigError for a batch that the processes cannot
     share evenly, NonFiniteError, and SystemExit 130 or 143, after saving, when a process was told to stop.
     """
+    check_dataset("source", source)
+    check_dataset("target", target)
     accelerator = join(device)
     sizes = [min(settings.batch_size, len(cast(Sized, data))) for data in (source, target)]
     for batch in sizes:

@@ -21,6 +21,7 @@ from shared_core.data.augment import to_float
 from shared_core.data.labels import labels_of
 from shared_core.data.loader import test_loader
 from shared_core.data.preprocess import Fitted
+from shared_core.ops.inputs import ANY, check_dataset, check_images
 from shared_core.run.weights import read_weights
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -73,6 +74,7 @@ def translate(
 
     Raises ValueError for bytes, values outside of [0, 1] and smaller images.
     """
+    check_images("images", images, numbers=ANY)
     return torch.cat([generator(part) for part in images.split(batch_size)])
 
 
@@ -84,6 +86,7 @@ def write_translations(translation: Translation, source: Dataset, out: str | os.
 
     Raises ValueError if OUT/train is there already.
     """
+    check_dataset("source", source)
     target = Path(out) / "train"
     if target.exists():
         raise ValueError(f"{target} is there already: choose another folder, or delete it")
@@ -120,6 +123,7 @@ def label_flips(
     of one domain tells apart: the digit changed, or the style is strange to the classifier.  A classifier that knows
     the target's style gives a fair "after".
     """
+    check_dataset("source", source)
     wrong = {"before": 0, "after": 0}
     total, read = 0, Reading()
     device = next(translation.generator.parameters()).device
@@ -148,6 +152,7 @@ def class_folder_names(class_names: list[str]) -> list[str]:
 
 def prepared(translation: Translation, source: Dataset) -> Dataset:
     """The images as the generator takes them, uint8: at its size, and in the target's poses if it learned from such."""
+    check_dataset("source", source)
     size, channels, like = translation.size, translation.channels, translation.poses
     if like is None:
         return Fitted(source, fitting(size, channels))
@@ -167,6 +172,7 @@ def _floats(dataset: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
 
 def class_names_of(source: Dataset) -> list[str]:
     """The names of its classes; numbers where it has none."""
+    check_dataset("source", source)
     names = getattr(source, "class_names", None)
     if names is None:
         return [str(label) for label in range(int(labels_of(cast(Any, source)).max()) + 1)]

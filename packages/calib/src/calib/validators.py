@@ -12,6 +12,7 @@
 import torch
 from jaxtyping import Float, Int
 from shared_core.ops.divergence import entropy as entropy_of
+from shared_core.ops.inputs import INTEGERS, check_tensor
 from torch import Tensor
 
 NAMES = ("information", "entropy", "neighbourhood", "confusion", "last", "oracle")
@@ -24,6 +25,7 @@ def entropy(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
 
 def information(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
     """H(mean p) - mean H(p), the mutual information of image and class, from 0 to ln(classes)."""
+    check_tensor("logits", logits, "batch classes")
     mean = logits.float().softmax(1).mean(0)
     return torch.special.entr(mean).sum() - entropy_of(logits).mean()
 
@@ -34,6 +36,7 @@ def neighbourhood(logits: Float[Tensor, "batch classes"], temperature: float = 0
     Raises:
         ValueError: fewer than three images.
     """
+    check_tensor("logits", logits, "batch classes")
     if len(logits) < 3:
         raise ValueError(f"there are {len(logits)} images; neighbourhoods need three or more")
     features = torch.nn.functional.normalize(logits.float().softmax(1))
@@ -45,6 +48,7 @@ def neighbourhood(logits: Float[Tensor, "batch classes"], temperature: float = 0
 
 def confusion(groups: Float[Tensor, "batch 4"]) -> Float[Tensor, ""]:
     """Mean probability of "source" that a critic gives to calibrated images, from 0 to 1."""
+    check_tensor("groups", groups, "batch 4")
     return groups.float().softmax(1)[:, 0].mean()
 
 
@@ -52,4 +56,6 @@ def source_kept(
     logits: Float[Tensor, "batch classes"], reference: Int[Tensor, " batch"]
 ) -> Float[Tensor, ""]:
     """Share of images, in percent, whose predicted class is the reference: a label, or the clean prediction."""
+    check_tensor("logits", logits, "batch classes")
+    check_tensor("reference", reference, "batch", "one class per image", INTEGERS, batch=len(logits))
     return 100 * (logits.argmax(1) == reference).float().mean()

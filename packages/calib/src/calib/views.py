@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from shared_core.data.sampling import Key, keyed_uniform
+from shared_core.ops.inputs import check_images, check_tensor
 from torch import Tensor
 from torch.nn import functional
 
@@ -79,6 +80,9 @@ def look(
 
     What lies beyond the border is as the border.  An image with zoom 1 and shear 0 comes back as it is.
     """
+    check_images("images", images)
+    for name, given in (("zoom", zoom), ("shear", shear)):
+        check_tensor(name, given, "batch", "one number per image", batch=len(images))
     zero = torch.zeros_like(zoom)
     rows = [torch.stack([1 / zoom, shear / zoom, zero], 1), torch.stack([zero, 1 / zoom, zero], 1)]
     grid = functional.affine_grid(torch.stack(rows, 1).to(images), list(images.shape), align_corners=False)
@@ -97,6 +101,7 @@ def zoom_weights(
     batch_size: int = 200,
 ) -> Float[Tensor, " zooms"]:
     """How much each zoom of `views` is worth on these images, by the information of its answers; they sum to 1."""
+    check_images("images", images)
     found = []
     for zoom in views.zooms:
         parts = []
@@ -123,6 +128,8 @@ def shaken(
     images: Float[Tensor, "batch channels height width"], shake: float, draws: Float[Tensor, "batch 2 1"]
 ) -> Float[Tensor, "batch channels height width"]:
     """A view of each image, its zoom and slant as far from none as `shake` allows; see :class:`Views`."""
+    check_images("images", images)
+    check_tensor("draws", draws, "batch 2 1", "see view_draws", batch=len(images))
     zoom, shear = (shake * (2 * draws[:, :, 0] - 1)).unbind(1)
     return look(images, zoom.exp().to(images), shear.to(images))
 
@@ -139,6 +146,9 @@ def surest_answers(
 
     `draws` come from :func:`view_draws`.  Zeros for an image of which no class is likelier than the threshold.
     """
+    check_images("images", images)
+    check_tensor("zooms", zooms, "zooms", "one weight per zoom of views", zooms=len(views.zooms))
+    check_tensor("draws", draws, "batch 2 count", "see view_draws", batch=len(images), count=views.count)
     bounds = zooms.cumsum(0)[:-1].contiguous()
     zoom = torch.tensor(views.zooms)[torch.bucketize(draws[:, 0].contiguous(), bounds, right=True)].to(images)
     shear = ((2 * draws[:, 1] - 1) * views.shear).to(images)
@@ -152,6 +162,7 @@ def surest(
     probabilities: Float[Tensor, "views batch classes"], temperature: float
 ) -> Float[Tensor, "batch classes"]:
     """Mean over the views of an image with weights softmax(-entropy / temperature): the surest views count most."""
+    check_tensor("probabilities", probabilities, "views batch classes")
     entropy = torch.special.entr(probabilities).sum(2)
     return ((-entropy / temperature).softmax(0)[:, :, None] * probabilities).sum(0)
 
@@ -164,6 +175,10 @@ class Teacher:
     """
 
     def __init__(self, answers: Answers, views: Views) -> None:
+        if not callable(answers):
+            raise TypeError(
+                f"answers is a {type(answers).__name__}; give a function of images that returns probabilities"
+            )
         self.answers, self.views = answers, views
         self.zooms = torch.full((len(views.zooms),), 1 / len(views.zooms))
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from shared_core.ops.divergence import kl_divergence, soft_cross_entropy
+from shared_core.ops.inputs import INTEGERS, check_tensor
 from torch import Tensor
 
 
@@ -94,6 +95,8 @@ def triplet_hinge(
         same, other: relation values in (0, 1) of the two pairs of one anchor.
         margin: 1 keeps the hinge open everywhere, because relations stay inside (0, 1).
     """
+    check_tensor("same", same, "triplets")
+    check_tensor("other", other, "triplets", triplets=len(same))
     return F.relu(same - other + margin).mean()
 
 
@@ -104,6 +107,9 @@ def pair_cross_entropy(
 
     For a same-class pair this is the ordinary cross-entropy.
     """
+    check_tensor("logits", logits, "pairs classes")
+    for name, labels in (("first", first), ("second", second)):
+        check_tensor(name, labels, "pairs", "one class per pair", INTEGERS, pairs=len(logits))
     log_probs = _float(logits).log_softmax(1)
     chosen = log_probs.gather(1, torch.stack([first, second], 1))
     return -chosen.mean()
@@ -116,6 +122,9 @@ def softmaxed_pair_cross_entropy(
     temperature: float = 3.0,
 ) -> Float[Tensor, ""]:
     """Equation 4 as released: the two-hot label itself goes through a softmax, which leaves almost no label."""
+    check_tensor("logits", logits, "pairs classes")
+    for name, labels in (("first", first), ("second", second)):
+        check_tensor(name, labels, "pairs", "one class per pair", INTEGERS, pairs=len(logits))
     classes = logits.shape[1]
     two_hot = (F.one_hot(first, classes) + F.one_hot(second, classes)).to(_float(logits).dtype) / 2
     target = (two_hot / temperature).softmax(1)
@@ -129,6 +138,8 @@ def auxiliary_distillation(
 
     Detach ``deep`` to let the deepest stage teach without being taught.
     """
+    check_tensor("shallow", shallow, "pairs classes")
+    check_tensor("deep", deep, "pairs classes", pairs=len(shallow), classes=shallow.shape[1])
     return kl_divergence(shallow, deep, temperature).mean()
 
 
@@ -139,6 +150,8 @@ def raw_logit_divergence(
 
     Old versions of torch masked targets at or below zero; newer ones return NaN.  The mask is kept here.
     """
+    check_tensor("shallow", shallow, "pairs classes")
+    check_tensor("deep", deep, "pairs classes", pairs=len(shallow), classes=shallow.shape[1])
     deep, shallow = _float(deep), _float(shallow)
     safe = deep.clamp_min(torch.finfo(deep.dtype).tiny)
     return torch.where(deep > 0, deep * (safe.log() - shallow), 0).mean()
@@ -148,6 +161,8 @@ def relation_distillation(
     shallow: Float[Tensor, " pairs"], deep: Float[Tensor, " pairs"]
 ) -> Float[Tensor, ""]:
     """Equation 5: squared distance of a shallow stage's relations to the deepest stage's on the same pairs."""
+    check_tensor("shallow", shallow, "pairs")
+    check_tensor("deep", deep, "pairs", pairs=len(shallow))
     return F.mse_loss(_float(shallow), _float(deep))
 
 

@@ -9,11 +9,22 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from shared_core.ops.inputs import check_tensor
 from shared_core.run.guard import FiniteGuard
 from torch import Tensor, nn
 from torch.nn import functional
 
-from calib.baselines.form import Adapted, FeatureNet, Labelled, Settings, adapted, batches, pixels, seeded
+from calib.baselines.form import (
+    Adapted,
+    FeatureNet,
+    Labelled,
+    Settings,
+    adapted,
+    batches,
+    domains,
+    pixels,
+    seeded,
+)
 
 
 def deep_coral(
@@ -23,6 +34,7 @@ def deep_coral(
 
     Reads `steps`, `batch_size`, `learning_rate`, `coral_weight`.
     """
+    source, target = domains(classifier, source, target, settings)
     with seeded(seed):
         net = FeatureNet(classifier, source.images, settings).train()
         optimizer = torch.optim.Adam(net.parameters(), settings.learning_rate)
@@ -51,6 +63,7 @@ def dann(classifier: nn.Module, source: Labelled, target: Tensor, settings: Sett
     The reversed gradient is scaled by lambda_p = 2 / (1 + exp(-10 p)) - 1, p the progress from 0 to 1.
     Reads `steps`, `batch_size`, `learning_rate`, `domain_weight`, `domain_hidden`.
     """
+    source, target = domains(classifier, source, target, settings)
     with seeded(seed):
         net = FeatureNet(classifier, source.images, settings).train()
         critic = domain_critic(net.width, settings.domain_hidden).to(next(net.parameters()).device)
@@ -81,6 +94,8 @@ def coral(source: Float[Tensor, "n features"], target: Float[Tensor, "m features
 
     Computed in float32 at least.  Raises ValueError for fewer than 2 rows.
     """
+    check_tensor("source", source, "n features")
+    check_tensor("target", target, "m features", features=source.shape[1])
     if min(len(source), len(target)) < 2:
         raise ValueError(f"there are {len(source)} and {len(target)} rows; a covariance needs 2 or more")
     gap = _covariance(source) - _covariance(target)
@@ -89,11 +104,14 @@ def coral(source: Float[Tensor, "n features"], target: Float[Tensor, "m features
 
 def domain_loss(source: Float[Tensor, "n 1"], target: Float[Tensor, "m 1"]) -> Float[Tensor, ""]:
     """Mean of the two groups' binary cross-entropies, source 1 and target 0, from logits, in nats."""
+    check_tensor("source", source, "n 1")
+    check_tensor("target", target, "m 1")
     return (functional.softplus(-_wide(source)).mean() + functional.softplus(_wide(target)).mean()) / 2
 
 
 def reverse_gradient(x: Float[Tensor, "*shape"], scale: float) -> Float[Tensor, "*shape"]:
     """x forward, -scale times the gradient backward (DANN, section 4.2)."""
+    check_tensor("x", x, "...")
     return _Reversal.apply(x, scale)  # pyright: ignore[reportReturnType]
 
 

@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float
 from shared_core.ops.divergence import entropy
+from shared_core.ops.inputs import check_tensor
 from shared_core.run.guard import FiniteGuard
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,6 +16,7 @@ from calib.baselines.form import (
     Settings,
     adapted,
     batches,
+    domains,
     pixels,
     seeded,
     statistics_mode,
@@ -28,6 +30,7 @@ def adda(classifier: nn.Module, source: Labelled, target: Tensor, settings: Sett
 
     Adam with beta_1 0.5, as usual for adversaries.  Reads `steps`, `batch_size`, `learning_rate`, `domain_hidden`.
     """
+    source, target = domains(classifier, source, target, settings)
     with seeded(seed):
         theirs = FeatureNet(classifier, source.images, settings).requires_grad_(False)
         theirs.eval()
@@ -66,6 +69,7 @@ def shot_im(
 
     Adam.  Reads `steps`, `batch_size`, `learning_rate`.
     """
+    source, target = domains(classifier, source, target, settings)
     with seeded(seed):
         net = FeatureNet(classifier, source.images, settings)
         statistics_mode(net)
@@ -85,6 +89,7 @@ def shot_im(
 
 def information_maximisation(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
     """mean H(p) - H(mean p), in nats, from -log(classes) to 0 (SHOT, equations 3 and 4)."""
+    check_tensor("logits", logits, "batch classes")
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     mean = wide.softmax(1).mean(0)
     return entropy(wide).mean() - torch.special.entr(mean).sum()

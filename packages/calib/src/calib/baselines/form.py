@@ -5,14 +5,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from shared_core.data.augment import to_float
 from shared_core.data.sampling import shuffled_plan
 from shared_core.ops.features import FeatureCapture
+from shared_core.ops.inputs import ANY, check_images
 from shared_core.ops.outputs import Which
+from shared_core.ops.targets import class_numbers
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -102,6 +104,7 @@ class FeatureNet(nn.Module):
         self, images: Float[Tensor, "batch channels height width"]
     ) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch features"]]:
         """Logits and features of the same pass."""
+        check_images("images", images)
         with self._capture:
             answer = self.net(images)
             logits = self.read.training(answer) if self.net.training else self.read(answer)
@@ -116,6 +119,30 @@ class FeatureNet(nn.Module):
     def width(self) -> int:
         """Number of features."""
         return int(self.head.in_features)  # pyright: ignore[reportArgumentType]
+
+
+def domains(classifier: nn.Module, source: Labelled, target: Any, settings: Settings) -> tuple[Labelled, Any]:
+    """What a method is given, checked: both domains, labels as int64; `target` is None if there is only one.
+
+    Raises TypeError or ValueError for another kind of classifier, images, labels or settings.
+    """
+    if not isinstance(classifier, nn.Module):
+        raise TypeError(f"the classifier is a {type(classifier).__name__}; give an nn.Module")
+    if not isinstance(settings, Settings):
+        raise TypeError(f"settings are a {type(settings).__name__}; give calib.baselines.Settings()")
+    if not isinstance(source, tuple | list) or len(source) != 2:
+        raise TypeError(
+            f"labelled images are a {type(source).__name__}; give calib.baselines.Labelled(images, labels)"
+        )
+    images, labels = source
+    check_images("images", images, numbers=ANY)
+    labels = class_numbers(labels, len(images))
+    if target is not None:
+        check_images("target", target, images.shape[1], numbers=ANY)
+    for name, given in (("images", images), ("target", images if target is None else target)):
+        if given.dtype != torch.uint8 and not given.is_floating_point():
+            raise TypeError(f"{name} have the type {given.dtype}; give uint8 (0 to 255) or floats in [0, 1]")
+    return Labelled(images, labels), target
 
 
 def copied(classifier: nn.Module) -> nn.Module:
@@ -168,6 +195,9 @@ def statistics_mode(net: nn.Module) -> nn.Module:
 
 def pixels(images: Tensor, net: nn.Module) -> Float[Tensor, "n channels height width"]:
     """Floats in [0, 1] on the net's device; bytes are divided by 255."""
+    check_images("images", images, numbers=ANY)
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise TypeError(f"images have the type {images.dtype}; give uint8 (0 to 255) or floats in [0, 1]")
     device = next((p.device for p in net.parameters()), images.device)
     images = images.to(device)
     return to_float(images) if images.dtype == torch.uint8 else images

@@ -6,6 +6,7 @@
 
 import torch
 from shared_core.ops.bounded import project
+from shared_core.ops.inputs import ANY, check_images
 from shared_core.run.guard import FiniteGuard
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,6 +18,7 @@ from calib.baselines.form import (
     adapted,
     batches,
     copied,
+    domains,
     pixels,
     reading,
     seeded,
@@ -29,6 +31,7 @@ def source_only(
     classifier: nn.Module, source: Labelled, target: Tensor, settings: Settings, seed: int
 ) -> Adapted:
     """The classifier as it is: the floor."""
+    source, target = domains(classifier, source, target, settings)
     net = copied(classifier)
     return adapted(net, "nothing", reading(net, source.images, settings))
 
@@ -41,6 +44,7 @@ def moment_matching(
     Means and deviations are of all pixels of a domain.  Every image goes through the same map, of whichever domain
     it is.  A channel without deviation in the target is only shifted.
     """
+    source, target = domains(classifier, source, target, settings)
     source_mean, source_std = channel_moments(source.images)
     target_mean, target_std = channel_moments(target)
     scale = torch.where(target_std > 0, source_std / target_std.clamp(min=1e-12), torch.ones_like(target_std))
@@ -62,6 +66,7 @@ def random_correction(
 
     Reads `epsilon`.  The signs are a function of `seed` and an image's place in its batch.
     """
+    source, target = domains(classifier, source, target, settings)
     net = copied(classifier)
     answer = adapted(net, "nothing", reading(net, source.images, settings)).predict
 
@@ -82,6 +87,7 @@ def surest_view(
 
     Zooms are weighed on 500 target images; every test image costs 8 passes of the classifier.  Reads no setting.
     """
+    source, target = domains(classifier, source, target, settings)
     net = copied(classifier)
     answer = adapted(net, "nothing", reading(net, source.images, settings)).predict
     teacher = Teacher(lambda images: answer(images).softmax(1), Views(count=8, threshold=0.0))
@@ -105,6 +111,7 @@ def neighbours(
     its own views and by the mean of its neighbours, weighed as in the agreement: target images are needed at test time,
     and 4 passes of the classifier.  Reads no setting.
     """
+    source, target = domains(classifier, source, target, settings)
     net, how = copied(classifier), Neighbours(count=10)
     answer = adapted(net, "nothing", reading(net, source.images, settings)).predict
     teacher = Teacher(lambda images: answer(images).softmax(1), Views(threshold=0.0))
@@ -132,6 +139,7 @@ def target_supervised(classifier: nn.Module, target: Labelled, settings: Setting
 
     Reads `steps`, `batch_size`, `learning_rate`.
     """
+    target, _ = domains(classifier, target, None, settings)
     with seeded(seed):
         net = copied(classifier)
         read = reading(net, target.images, settings)
@@ -151,6 +159,7 @@ def target_supervised(classifier: nn.Module, target: Labelled, settings: Setting
 
 def channel_moments(images: Tensor, batch_size: int = 1000) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (float32 [c], over all pixels, population) of images as in `Labelled`."""
+    check_images("images", images, numbers=ANY)
     total = torch.zeros(2, images.shape[1], dtype=torch.float64)
     for part in images.split(batch_size):
         # In double precision, or the difference of squares below would cancel.

@@ -15,6 +15,7 @@ from calib.baselines.form import (
     batch_norms,
     batches,
     copied,
+    domains,
     pixels,
     reading,
     statistics_mode,
@@ -29,6 +30,7 @@ def bn_adapt(
     A layer's numbers are the average over the batches, each seen with the batch's own statistics below it.
     Reads `batch_size`.  Raises NotApplicableError for a net without batch norm.
     """
+    source, target = domains(classifier, source, target, settings)
     net = copied(classifier)
     read = reading(net, source.images, settings)
     statistics_mode(net)
@@ -50,6 +52,7 @@ def tent(classifier: nn.Module, source: Labelled, target: Tensor, settings: Sett
     of two or more and gives each image an answer that depends on its batch.
     Reads `tent_learning_rate`, `tent_batch_size`.  Raises NotApplicableError for a net without batch norm.
     """
+    source, target = domains(classifier, source, target, settings)
     net = copied(classifier)
     read = reading(net, source.images, settings)
     statistics_mode(net).requires_grad_(False)
