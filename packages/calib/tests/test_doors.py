@@ -601,7 +601,7 @@ INSIDE = {
     "report_translation": "a run's own domains", "bodies": "nets inside of the calibrator, behind its door",
     "feed": "domains, behind their door", "players": "batches, behind the door of calibrate", "refusals": "of adapt",
     "validation": "samples of domains, behind their door", "export.Deployed": "a graph, in which nothing can raise",
-    "answers.pick": "", "domains.Pairs": "inside of Domain", "domains.in_range": "inside of Domain",
+    "answers.pick": "", "domains.filled": "inside of adapt", "domains.Pairs": "inside of Domain", "domains.in_range": "inside of Domain",
     "domains.check_ranges": "inside of adapt", "domains.Images": "", "attachment.probe": "inside of adapt",
     "attachment.CalibratedClassifier": "see attach", "survey.Survey": "inside of adapt, a Domain",
     "step.default_critics": "inside of adapt", "step.Game": "behind the doors of its losses",
