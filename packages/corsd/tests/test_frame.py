@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision.models as tv
 from corsd import Distiller, RelationalDistiller, TripletDataset, find_stages
-from corsd.baselines import CSKD, DLB, PSKD, CrossEntropy, ExitMethod, MixedCrossEntropy
+from corsd.baselines import CSKD, DKS, DLB, PSKD, CrossEntropy, ExitMethod, MixedCrossEntropy
 from corsd.baselines.exit_method import EXIT_LOSSES
 from corsd.frame import check_first_step
 from corsd.nets import small_resnet
@@ -52,6 +52,7 @@ def methods(net, **options):
     yield "ps_kd", PSKD(net, 2, 6, 12, **options)
     yield "dlb", DLB(net, 2, 3, **options)
     yield "corsd_v2", RelationalDistiller(net, num_classes=2, **stages, **options)
+    yield "dks", DKS(net, 2, **stages, **options)
     yield "mixup", MixedCrossEntropy(net, 2, "mixup", **options)
     yield "cutmix", MixedCrossEntropy(net, 2, "cutmix", **options)
 

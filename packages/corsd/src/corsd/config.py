@@ -27,6 +27,7 @@ Method = Literal[
     "corsd_v2",
     "mixup",
     "cutmix",
+    "dks",
 ]
 
 

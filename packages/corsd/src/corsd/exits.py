@@ -31,10 +31,7 @@ class Exits(nn.Module):
     def __init__(self, channels: Sequence[int], deepest: int, num_classes: int, norm: Norm = "batch"):
         super().__init__()
         self.channels = list(channels)
-        self.branches = nn.ModuleList(
-            nn.Sequential(*_branch(c, deepest, len(channels) - depth, norm))
-            for depth, c in enumerate(channels)
-        )
+        self.branches = trunks(channels, deepest, norm)
         self.classifiers = nn.ModuleList(nn.Linear(deepest, num_classes) for _ in channels)
 
     def __len__(self) -> int:
@@ -56,6 +53,13 @@ def _check_maps(maps: Sequence[Tensor], channels: Sequence[int]) -> None:
             f"exits were made for maps (batch, channels, height, width) of {list(channels)} channels, shallow to "
             f"deep; got shapes {shapes}"
         )
+
+
+def trunks(channels: Sequence[int], deepest: int, norm: Norm = "batch") -> nn.ModuleList:
+    """Per shallow stage, separable blocks that each halve the map, up to the deepest's width; pool what they return."""
+    return nn.ModuleList(
+        nn.Sequential(*_branch(c, deepest, len(channels) - depth, norm)) for depth, c in enumerate(channels)
+    )
 
 
 def _branch(channels: int, deepest: int, blocks: int, norm: Norm) -> list[nn.Module]:

@@ -102,13 +102,14 @@ def maps_of(
     output: Which,
     stages: Sequence[Stage],
     capture: FeatureCapture,
-    reader: nn.Module,
+    reader: nn.Module | None = None,
 ) -> tuple[Tensor, list[Float[Tensor, "batch _ _ _"]]]:
-    """The net's logits, and the maps of its stages, shallow to deep, in the type of the module that reads them."""
+    """The net's logits, and the maps of its stages, shallow to deep; in the type of the reader, where one is given."""
     with capture:
         logits = run_net(net, images, output)
     captured = capture.pop()
-    return logits, [for_module(stage.map(captured[stage.name]), reader) for stage in stages]
+    maps = [stage.map(captured[stage.name]) for stage in stages]
+    return logits, maps if reader is None else [for_module(m, reader) for m in maps]
 
 
 def check_logits(logits: Tensor, count: int, num_classes: int) -> None:

@@ -99,4 +99,6 @@ def build_method(config: TrainConfig, net: nn.Module, data: Data, seed: int, ste
         return baselines.PSKD(net, classes, len(data.labels), steps * config.batch_size)
     if config.method == "dlb":
         return baselines.DLB(net, classes, config.batch_size // config.accumulate // 2)
+    if config.method == "dks":
+        return baselines.DKS(net, classes, r.stages, example, norm=r.norm)
     return baselines.ExitMethod(net, classes, config.method, r.stages, example, r.relation_weight, r.norm)

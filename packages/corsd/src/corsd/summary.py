@@ -27,6 +27,7 @@ NAMES = {
     "corsd_v2": "CORSD, version 2",
     "mixup": "mixup",
     "cutmix": "CutMix",
+    "dks": "DKS",
 }
 
 

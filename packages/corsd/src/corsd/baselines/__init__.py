@@ -20,6 +20,7 @@ net: ``corsd train`` gives every method the same number of them.
 | `CSKD` | Yun et al., CVPR 2020 | 1, half of them without gradient | none | nothing |
 | `PSKD` | Kim et al., ICCV 2021 | 1 | table: images x classes | nothing |
 | `DLB` | Shen et al., CVPR 2022 | 1, half of the images repeat | table: batch x classes | nothing |
+| `DKS` | Sun et al., CVPR 2019 | 1 | an exit per shallow stage | nothing |
 
 In the formulas T is a temperature, z_i the logits and f_i the pooled features of exit i, stage S the deepest, whose
 logits z are those of the deployed net; teachers are detached.
@@ -27,6 +28,7 @@ logits z are those of the deployed net; teachers are detached.
 
 from corsd.baselines.cross_entropy import CrossEntropy
 from corsd.baselines.cskd import CSKD
+from corsd.baselines.dks import DKS
 from corsd.baselines.dlb import DLB
 from corsd.baselines.exit_method import ExitMethod
 from corsd.baselines.handcrafted import probabilistic_transfer, rkd, similarity_preserving
@@ -35,6 +37,7 @@ from corsd.mixing import MixedCrossEntropy
 
 __all__ = [
     "CSKD",
+    "DKS",
     "DLB",
     "PSKD",
     "CrossEntropy",
