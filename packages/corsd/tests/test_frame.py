@@ -9,7 +9,16 @@ import pytest
 import torch
 import torchvision.models as tv
 from corsd import Distiller, RelationalDistiller, TripletDataset, find_stages
-from corsd.baselines import CSKD, DKS, DLB, PSKD, CrossEntropy, ExitMethod, MixedCrossEntropy
+from corsd.baselines import (
+    CSKD,
+    DKS,
+    DLB,
+    PSKD,
+    ContrastiveSupervision,
+    CrossEntropy,
+    ExitMethod,
+    MixedCrossEntropy,
+)
 from corsd.baselines.exit_method import EXIT_LOSSES
 from corsd.frame import check_first_step
 from corsd.nets import small_resnet
@@ -53,6 +62,7 @@ def methods(net, **options):
     yield "dlb", DLB(net, 2, 3, **options)
     yield "corsd_v2", RelationalDistiller(net, num_classes=2, **stages, **options)
     yield "dks", DKS(net, 2, **stages, **options)
+    yield "contrastive", ContrastiveSupervision(net, 2, **stages, **options)
     yield "mixup", MixedCrossEntropy(net, 2, "mixup", **options)
     yield "cutmix", MixedCrossEntropy(net, 2, "cutmix", **options)
 

@@ -12,7 +12,16 @@ from corsd import (
     balanced_plan,
     with_views,
 )
-from corsd.baselines import CSKD, DKS, DLB, PSKD, CrossEntropy, ExitMethod, MixedCrossEntropy
+from corsd.baselines import (
+    CSKD,
+    DKS,
+    DLB,
+    PSKD,
+    ContrastiveSupervision,
+    CrossEntropy,
+    ExitMethod,
+    MixedCrossEntropy,
+)
 from corsd.baselines.exit_method import EXIT_LOSSES
 from corsd.pairs import class_pair_plan, last_batch_plan, triplet_plan
 from shared_core.data.sampling import shuffled_plan
@@ -63,6 +72,7 @@ METHODS = {
     "corsd_v2 balanced views": lambda net: relational(net, weights=ALL_TERMS),
     "corsd_v2 unmixed": lambda net: relational(net, weights=ALL_TERMS, mixing="off"),
     "dks": lambda net: DKS(net, 6, ["0", "1"], EXAMPLE, norm="group"),
+    "contrastive": lambda net: ContrastiveSupervision(net, 6, ["0", "1"], EXAMPLE, norm="group"),
     "mixup": lambda net: MixedCrossEntropy(net, 6, "mixup"),
     "cutmix": lambda net: MixedCrossEntropy(net, 6, "cutmix"),
 }

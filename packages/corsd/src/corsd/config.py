@@ -28,6 +28,7 @@ Method = Literal[
     "mixup",
     "cutmix",
     "dks",
+    "contrastive",
 ]
 
 

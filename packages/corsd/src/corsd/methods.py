@@ -101,4 +101,6 @@ def build_method(config: TrainConfig, net: nn.Module, data: Data, seed: int, ste
         return baselines.DLB(net, classes, config.batch_size // config.accumulate // 2)
     if config.method == "dks":
         return baselines.DKS(net, classes, r.stages, example, norm=r.norm)
+    if config.method == "contrastive":
+        return baselines.ContrastiveSupervision(net, classes, r.stages, example, norm=r.norm)
     return baselines.ExitMethod(net, classes, config.method, r.stages, example, r.relation_weight, r.norm)

@@ -5,9 +5,9 @@ from shared_core.run.idle import Need
 from corsd.config import TrainConfig
 
 TORCHVISION_SETS = ("mnist", "usps", "svhn", "cifar10", "cifar100", "fashion-mnist")
-COMPARES = ("corsd_v2", "rkd", "sp", "pkt")
+COMPARES = ("corsd_v2", "rkd", "sp", "pkt", "contrastive")
 """Methods, beside corsd with pairs in_batch, whose loss compares the images of a batch with each other."""
-EXITS = ("deep_supervision", "byot", "byot_tpami", "rkd", "sp", "pkt", "dks")
+EXITS = ("deep_supervision", "byot", "byot_tpami", "rkd", "sp", "pkt", "dks", "contrastive")
 
 
 def _trains(*methods: str):

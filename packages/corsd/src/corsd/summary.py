@@ -28,6 +28,7 @@ NAMES = {
     "mixup": "mixup",
     "cutmix": "CutMix",
     "dks": "DKS",
+    "contrastive": "contrastive deep supervision",
 }
 
 

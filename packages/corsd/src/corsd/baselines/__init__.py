@@ -21,11 +21,13 @@ net: ``corsd train`` gives every method the same number of them.
 | `PSKD` | Kim et al., ICCV 2021 | 1 | table: images x classes | nothing |
 | `DLB` | Shen et al., CVPR 2022 | 1, half of the images repeat | table: batch x classes | nothing |
 | `DKS` | Sun et al., CVPR 2019 | 1 | an exit per shallow stage | nothing |
+| `ContrastiveSupervision` | Zhang et al., ECCV 2022 | 1 per view | a trunk and a projection per stage | nothing |
 
 In the formulas T is a temperature, z_i the logits and f_i the pooled features of exit i, stage S the deepest, whose
 logits z are those of the deployed net; teachers are detached.
 """
 
+from corsd.baselines.contrastive import ContrastiveSupervision
 from corsd.baselines.cross_entropy import CrossEntropy
 from corsd.baselines.cskd import CSKD
 from corsd.baselines.dks import DKS
@@ -40,6 +42,7 @@ __all__ = [
     "DKS",
     "DLB",
     "PSKD",
+    "ContrastiveSupervision",
     "CrossEntropy",
     "ExitMethod",
     "MixedCrossEntropy",
