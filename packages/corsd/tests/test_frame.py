@@ -13,6 +13,7 @@ from corsd.baselines import (
     CSKD,
     DKS,
     DLB,
+    ONE,
     PSKD,
     ContrastiveSupervision,
     CrossEntropy,
@@ -63,6 +64,7 @@ def methods(net, **options):
     yield "corsd_v2", RelationalDistiller(net, num_classes=2, **stages, **options)
     yield "dks", DKS(net, 2, **stages, **options)
     yield "contrastive", ContrastiveSupervision(net, 2, **stages, **options)
+    yield "one", ONE(net, 2, **stages, **options)
     yield "mixup", MixedCrossEntropy(net, 2, "mixup", **options)
     yield "cutmix", MixedCrossEntropy(net, 2, "cutmix", **options)
 

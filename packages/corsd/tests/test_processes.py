@@ -16,6 +16,7 @@ from corsd.baselines import (
     CSKD,
     DKS,
     DLB,
+    ONE,
     PSKD,
     ContrastiveSupervision,
     CrossEntropy,
@@ -73,6 +74,7 @@ METHODS = {
     "corsd_v2 unmixed": lambda net: relational(net, weights=ALL_TERMS, mixing="off"),
     "dks": lambda net: DKS(net, 6, ["0", "1"], EXAMPLE, norm="group"),
     "contrastive": lambda net: ContrastiveSupervision(net, 6, ["0", "1"], EXAMPLE, norm="group"),
+    "one": lambda net: ONE(net, 6, ["0", "1"], EXAMPLE, warmup_steps=5, norm="group"),
     "mixup": lambda net: MixedCrossEntropy(net, 6, "mixup"),
     "cutmix": lambda net: MixedCrossEntropy(net, 6, "cutmix"),
 }

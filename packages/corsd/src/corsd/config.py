@@ -29,6 +29,7 @@ Method = Literal[
     "cutmix",
     "dks",
     "contrastive",
+    "one",
 ]
 
 

@@ -103,4 +103,8 @@ def build_method(config: TrainConfig, net: nn.Module, data: Data, seed: int, ste
         return baselines.DKS(net, classes, r.stages, example, norm=r.norm)
     if config.method == "contrastive":
         return baselines.ContrastiveSupervision(net, classes, r.stages, example, norm=r.norm)
+    if config.method == "one":
+        return baselines.ONE(
+            net, classes, r.stages, example, warmup_steps=round(v2.ramp * steps), norm=r.norm
+        )
     return baselines.ExitMethod(net, classes, config.method, r.stages, example, r.relation_weight, r.norm)

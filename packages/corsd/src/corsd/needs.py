@@ -7,7 +7,7 @@ from corsd.config import TrainConfig
 TORCHVISION_SETS = ("mnist", "usps", "svhn", "cifar10", "cifar100", "fashion-mnist")
 COMPARES = ("corsd_v2", "rkd", "sp", "pkt", "contrastive")
 """Methods, beside corsd with pairs in_batch, whose loss compares the images of a batch with each other."""
-EXITS = ("deep_supervision", "byot", "byot_tpami", "rkd", "sp", "pkt", "dks", "contrastive")
+EXITS = ("deep_supervision", "byot", "byot_tpami", "rkd", "sp", "pkt", "dks", "contrastive", "one")
 
 
 def _trains(*methods: str):
@@ -151,8 +151,11 @@ NEEDS = [
     ),
     Need(
         "relational.ramp",
-        _version_2(lambda v: v.ensemble > 0 or (v.rows > 0 and v.row_distillation > 0)),
-        "the method corsd_v2 with relational.ensemble or relational.row_distillation above 0",
+        lambda c: (
+            _trains("one")(c)
+            or _version_2(lambda v: v.ensemble > 0 or (v.rows > 0 and v.row_distillation > 0))(c)
+        ),
+        "the method one, or corsd_v2 with relational.ensemble or relational.row_distillation above 0",
     ),
     Need(
         "relational.alpha",

@@ -29,6 +29,7 @@ NAMES = {
     "cutmix": "CutMix",
     "dks": "DKS",
     "contrastive": "contrastive deep supervision",
+    "one": "ONE, of stages",
 }
 
 

@@ -22,6 +22,7 @@ net: ``corsd train`` gives every method the same number of them.
 | `DLB` | Shen et al., CVPR 2022 | 1, half of the images repeat | table: batch x classes | nothing |
 | `DKS` | Sun et al., CVPR 2019 | 1 | an exit per shallow stage | nothing |
 | `ContrastiveSupervision` | Zhang et al., ECCV 2022 | 1 per view | a trunk and a projection per stage | nothing |
+| `ONE` | Lan et al., NeurIPS 2018; stages instead of branches | 1 | an exit per shallow stage, a gate | nothing |
 
 In the formulas T is a temperature, z_i the logits and f_i the pooled features of exit i, stage S the deepest, whose
 logits z are those of the deployed net; teachers are detached.
@@ -34,6 +35,7 @@ from corsd.baselines.dks import DKS
 from corsd.baselines.dlb import DLB
 from corsd.baselines.exit_method import ExitMethod
 from corsd.baselines.handcrafted import probabilistic_transfer, rkd, similarity_preserving
+from corsd.baselines.one import ONE
 from corsd.baselines.pskd import PSKD
 from corsd.mixing import MixedCrossEntropy
 
@@ -41,6 +43,7 @@ __all__ = [
     "CSKD",
     "DKS",
     "DLB",
+    "ONE",
     "PSKD",
     "ContrastiveSupervision",
     "CrossEntropy",
