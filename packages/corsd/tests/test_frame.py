@@ -15,6 +15,7 @@ from corsd.baselines import (
     DLB,
     ONE,
     PSKD,
+    SLA,
     ContrastiveSupervision,
     CrossEntropy,
     ExitMethod,
@@ -65,6 +66,7 @@ def methods(net, **options):
     yield "dks", DKS(net, 2, **stages, **options)
     yield "contrastive", ContrastiveSupervision(net, 2, **stages, **options)
     yield "one", ONE(net, 2, **stages, **options)
+    yield "sla", SLA(net, 2, **stages, **options)
     yield "mixup", MixedCrossEntropy(net, 2, "mixup", **options)
     yield "cutmix", MixedCrossEntropy(net, 2, "cutmix", **options)
 

@@ -18,6 +18,7 @@ from corsd.baselines import (
     DLB,
     ONE,
     PSKD,
+    SLA,
     ContrastiveSupervision,
     CrossEntropy,
     ExitMethod,
@@ -75,6 +76,7 @@ METHODS = {
     "dks": lambda net: DKS(net, 6, ["0", "1"], EXAMPLE, norm="group"),
     "contrastive": lambda net: ContrastiveSupervision(net, 6, ["0", "1"], EXAMPLE, norm="group"),
     "one": lambda net: ONE(net, 6, ["0", "1"], EXAMPLE, warmup_steps=5, norm="group"),
+    "sla": lambda net: SLA(net, 6, ["0", "1"], EXAMPLE, norm="group"),
     "mixup": lambda net: MixedCrossEntropy(net, 6, "mixup"),
     "cutmix": lambda net: MixedCrossEntropy(net, 6, "cutmix"),
 }

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from corsd import Distiller, Weights, train
 from corsd.config import LossVariant, LossWeights, Method, Optim, Relations, TrainConfig
+from corsd.data import open_data
+from corsd.methods import batch_plan, build_method
 from corsd.pairs import triplet_plan
 from corsd.schedule import rate_schedule
 from corsd.train import gradient_shares, train_cell
@@ -140,6 +142,19 @@ def test_every_method_sees_the_same_number_of_images(tmp_path):
         config = TINY.model_copy(update={"method": method})
         seen.add(train_cell(config, 0, tmp_path / method)["images_seen"])
     assert seen == {round(1.5 * 120 / 24) * 24}
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_a_step_shows_the_net_as_many_images_as_the_budget_counts(method):
+    """Rotated, mixed and repeated images count: batch_size is what passes through the net."""
+    config, seen = TINY.model_copy(update={"method": method}), []
+    data = open_data(config)
+    rows = batch_plan(config, data.labels, 0)[0](0)[0, :, 0]
+    net = train.build_net(config, data)
+    made = build_method(config, net, data, 0, 10)
+    net.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    made(torch.rand(len(rows), 1, 8, 8), data.labels[rows], rows)
+    assert sum(seen) == config.batch_size
 
 
 def test_batch_that_does_not_divide(tmp_path):

@@ -30,6 +30,7 @@ Method = Literal[
     "dks",
     "contrastive",
     "one",
+    "sla",
 ]
 
 

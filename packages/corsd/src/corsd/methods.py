@@ -17,6 +17,9 @@ from corsd.needs import compares_images
 from corsd.pairs import class_pair_plan, last_batch_plan, triplet_plan
 from corsd.relational import RelationalDistiller, RelationalWeights
 
+PASSES = {"sla": 4}
+"""How many times the net sees each image of a batch: so many fewer are read, and budgets stay equal."""
+
 
 def batch_plan(config: TrainConfig, labels: Tensor, seed: int) -> tuple[Plan, int]:
     """Which images each step reads, and how many of them in a row belong together."""
@@ -35,15 +38,17 @@ def batch_plan(config: TrainConfig, labels: Tensor, seed: int) -> tuple[Plan, in
             2 * views if pairs else 1,
             lambda images: _images(labels, images, per_class, views, seed),
         )
-    unit = math.lcm(group * processes, views * (per_class or 1)) * config.accumulate
+    passes = PASSES.get(config.method, 1)
+    unit = math.lcm(group * processes, views * (per_class or 1)) * passes * config.accumulate
     if config.batch_size % unit:
         below = config.batch_size // unit * unit
         alike = f" with {per_class} images a class" if per_class else ""
+        alike += f", each image {passes} times" if passes > 1 else ""
         raise ValueError(
             f"batch_size={config.batch_size} does not divide into {config.accumulate} parts on {processes} "
             f"processes of groups of {group}{alike}; choose {below or unit} or {below + unit}"
         )
-    return make(config.batch_size // config.accumulate), group
+    return make(config.batch_size // config.accumulate // passes), group
 
 
 def _mixes(config: TrainConfig) -> bool:
@@ -107,4 +112,6 @@ def build_method(config: TrainConfig, net: nn.Module, data: Data, seed: int, ste
         return baselines.ONE(
             net, classes, r.stages, example, warmup_steps=round(v2.ramp * steps), norm=r.norm
         )
+    if config.method == "sla":
+        return baselines.SLA(net, classes, r.stages, example, norm=r.norm)
     return baselines.ExitMethod(net, classes, config.method, r.stages, example, r.relation_weight, r.norm)

@@ -7,7 +7,7 @@ from corsd.config import TrainConfig
 TORCHVISION_SETS = ("mnist", "usps", "svhn", "cifar10", "cifar100", "fashion-mnist")
 COMPARES = ("corsd_v2", "rkd", "sp", "pkt", "contrastive")
 """Methods, beside corsd with pairs in_batch, whose loss compares the images of a batch with each other."""
-EXITS = ("deep_supervision", "byot", "byot_tpami", "rkd", "sp", "pkt", "dks", "contrastive", "one")
+EXITS = ("deep_supervision", "byot", "byot_tpami", "rkd", "sp", "pkt", "dks", "contrastive", "one", "sla")
 
 
 def _trains(*methods: str):

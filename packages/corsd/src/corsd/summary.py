@@ -30,6 +30,7 @@ NAMES = {
     "dks": "DKS",
     "contrastive": "contrastive deep supervision",
     "one": "ONE, of stages",
+    "sla": "SLA, rotation heads",
 }
 
 

@@ -23,6 +23,7 @@ net: ``corsd train`` gives every method the same number of them.
 | `DKS` | Sun et al., CVPR 2019 | 1 | an exit per shallow stage | nothing |
 | `ContrastiveSupervision` | Zhang et al., ECCV 2022 | 1 per view | a trunk and a projection per stage | nothing |
 | `ONE` | Lan et al., NeurIPS 2018; stages instead of branches | 1 | an exit per shallow stage, a gate | nothing |
+| `SLA` | Lee et al., ICML 2020; HSAKD, Yang et al., IJCAI 2021 | 4, a rotation each | a head per stage | nothing |
 
 In the formulas T is a temperature, z_i the logits and f_i the pooled features of exit i, stage S the deepest, whose
 logits z are those of the deployed net; teachers are detached.
@@ -37,6 +38,7 @@ from corsd.baselines.exit_method import ExitMethod
 from corsd.baselines.handcrafted import probabilistic_transfer, rkd, similarity_preserving
 from corsd.baselines.one import ONE
 from corsd.baselines.pskd import PSKD
+from corsd.baselines.sla import SLA
 from corsd.mixing import MixedCrossEntropy
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "DLB",
     "ONE",
     "PSKD",
+    "SLA",
     "ContrastiveSupervision",
     "CrossEntropy",
     "ExitMethod",
