@@ -10,6 +10,7 @@ import torch
 import torchvision.models as tv
 from corsd import Distiller, RelationalDistiller, TripletDataset, find_stages
 from corsd.baselines import (
+    BAKE,
     CSKD,
     DKS,
     DLB,
@@ -67,6 +68,7 @@ def methods(net, **options):
     yield "contrastive", ContrastiveSupervision(net, 2, **stages, **options)
     yield "one", ONE(net, 2, **stages, **options)
     yield "sla", SLA(net, 2, **stages, **options)
+    yield "bake", BAKE(net, 2, **stages, **options)
     yield "mixup", MixedCrossEntropy(net, 2, "mixup", **options)
     yield "cutmix", MixedCrossEntropy(net, 2, "cutmix", **options)
 

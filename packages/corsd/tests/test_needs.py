@@ -216,6 +216,7 @@ OFF = {
     "images_per_class_in_batch": [{"method": "ce"}, {"pairs": "triplets"}, {"method": "deep_supervision"}],
     "views": [{"method": "mixup"}, {"pairs": "triplets"}, {"augment": "none"}],
     "relations.stages": [{"method": "ps_kd"}],
+    "relations.norm": [{"method": "bake"}],
     "relations.triplets_per_image": [{"pairs": "triplets"}],
     VARIANT + "prototype": [{VARIANT + "logit_relation": "off"}, {WEIGHTS + "logit_relation": 0}],
     VARIANT + "logit_relation": [{WEIGHTS + "logit_relation": 0}],

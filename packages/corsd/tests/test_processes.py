@@ -13,6 +13,7 @@ from corsd import (
     with_views,
 )
 from corsd.baselines import (
+    BAKE,
     CSKD,
     DKS,
     DLB,
@@ -77,6 +78,7 @@ METHODS = {
     "contrastive": lambda net: ContrastiveSupervision(net, 6, ["0", "1"], EXAMPLE, norm="group"),
     "one": lambda net: ONE(net, 6, ["0", "1"], EXAMPLE, warmup_steps=5, norm="group"),
     "sla": lambda net: SLA(net, 6, ["0", "1"], EXAMPLE, norm="group"),
+    "bake": lambda net: BAKE(net, 6, ["0", "1"], EXAMPLE),
     "mixup": lambda net: MixedCrossEntropy(net, 6, "mixup"),
     "cutmix": lambda net: MixedCrossEntropy(net, 6, "cutmix"),
 }

@@ -31,6 +31,7 @@ Method = Literal[
     "contrastive",
     "one",
     "sla",
+    "bake",
 ]
 
 

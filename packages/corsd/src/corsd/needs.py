@@ -5,7 +5,7 @@ from shared_core.run.idle import Need
 from corsd.config import TrainConfig
 
 TORCHVISION_SETS = ("mnist", "usps", "svhn", "cifar10", "cifar100", "fashion-mnist")
-COMPARES = ("corsd_v2", "rkd", "sp", "pkt", "contrastive")
+COMPARES = ("corsd_v2", "rkd", "sp", "pkt", "contrastive", "bake")
 """Methods, beside corsd with pairs in_batch, whose loss compares the images of a batch with each other."""
 EXITS = ("deep_supervision", "byot", "byot_tpami", "rkd", "sp", "pkt", "dks", "contrastive", "one", "sla")
 
@@ -79,7 +79,12 @@ NEEDS = [
     ),
     Need("pairs", _corsd(), "the method corsd"),
     Need(
-        "relations.stages relations.norm",
+        "relations.stages",
+        _trains("bake", "corsd", "corsd_v2", *EXITS),
+        "corsd, corsd_v2, bake or a method with heads at its stages",
+    ),
+    Need(
+        "relations.norm",
         _trains("corsd", "corsd_v2", *EXITS),
         "corsd, corsd_v2 or a method with exits",
     ),

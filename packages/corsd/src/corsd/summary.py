@@ -31,6 +31,7 @@ NAMES = {
     "contrastive": "contrastive deep supervision",
     "one": "ONE, of stages",
     "sla": "SLA, rotation heads",
+    "bake": "BAKE",
 }
 
 

@@ -24,11 +24,13 @@ net: ``corsd train`` gives every method the same number of them.
 | `ContrastiveSupervision` | Zhang et al., ECCV 2022 | 1 per view | a trunk and a projection per stage | nothing |
 | `ONE` | Lan et al., NeurIPS 2018; stages instead of branches | 1 | an exit per shallow stage, a gate | nothing |
 | `SLA` | Lee et al., ICML 2020; HSAKD, Yang et al., IJCAI 2021 | 4, a rotation each | a head per stage | nothing |
+| `BAKE` | Ge et al., 2021 | 1 | none | nothing |
 
 In the formulas T is a temperature, z_i the logits and f_i the pooled features of exit i, stage S the deepest, whose
 logits z are those of the deployed net; teachers are detached.
 """
 
+from corsd.baselines.bake import BAKE
 from corsd.baselines.contrastive import ContrastiveSupervision
 from corsd.baselines.cross_entropy import CrossEntropy
 from corsd.baselines.cskd import CSKD
@@ -42,6 +44,7 @@ from corsd.baselines.sla import SLA
 from corsd.mixing import MixedCrossEntropy
 
 __all__ = [
+    "BAKE",
     "CSKD",
     "DKS",
     "DLB",
