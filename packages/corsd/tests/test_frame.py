@@ -14,6 +14,7 @@ from corsd.baselines import (
     CSKD,
     DKS,
     DLB,
+    OLS,
     ONE,
     PSKD,
     SLA,
@@ -69,6 +70,7 @@ def methods(net, **options):
     yield "one", ONE(net, 2, **stages, **options)
     yield "sla", SLA(net, 2, **stages, **options)
     yield "bake", BAKE(net, 2, **stages, **options)
+    yield "ols", OLS(net, 2, 6, **options)
     yield "mixup", MixedCrossEntropy(net, 2, "mixup", **options)
     yield "cutmix", MixedCrossEntropy(net, 2, "cutmix", **options)
 

@@ -17,6 +17,7 @@ from corsd.baselines import (
     CSKD,
     DKS,
     DLB,
+    OLS,
     ONE,
     PSKD,
     SLA,
@@ -79,6 +80,7 @@ METHODS = {
     "one": lambda net: ONE(net, 6, ["0", "1"], EXAMPLE, warmup_steps=5, norm="group"),
     "sla": lambda net: SLA(net, 6, ["0", "1"], EXAMPLE, norm="group"),
     "bake": lambda net: BAKE(net, 6, ["0", "1"], EXAMPLE),
+    "ols": lambda net: OLS(net, 6, IMAGES),
     "mixup": lambda net: MixedCrossEntropy(net, 6, "mixup"),
     "cutmix": lambda net: MixedCrossEntropy(net, 6, "cutmix"),
 }

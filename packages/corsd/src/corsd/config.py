@@ -32,6 +32,7 @@ Method = Literal[
     "one",
     "sla",
     "bake",
+    "ols",
 ]
 
 

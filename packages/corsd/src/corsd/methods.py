@@ -116,4 +116,6 @@ def build_method(config: TrainConfig, net: nn.Module, data: Data, seed: int, ste
         return baselines.SLA(net, classes, r.stages, example, norm=r.norm)
     if config.method == "bake":
         return baselines.BAKE(net, classes, r.stages, example)
+    if config.method == "ols":
+        return baselines.OLS(net, classes, len(data.labels))
     return baselines.ExitMethod(net, classes, config.method, r.stages, example, r.relation_weight, r.norm)

@@ -32,6 +32,7 @@ NAMES = {
     "one": "ONE, of stages",
     "sla": "SLA, rotation heads",
     "bake": "BAKE",
+    "ols": "online label smoothing",
 }
 
 

@@ -25,6 +25,7 @@ net: ``corsd train`` gives every method the same number of them.
 | `ONE` | Lan et al., NeurIPS 2018; stages instead of branches | 1 | an exit per shallow stage, a gate | nothing |
 | `SLA` | Lee et al., ICML 2020; HSAKD, Yang et al., IJCAI 2021 | 4, a rotation each | a head per stage | nothing |
 | `BAKE` | Ge et al., 2021 | 1 | none | nothing |
+| `OLS` | Zhang et al., TIP 2021 | 1 | two tables: classes x classes | nothing |
 
 In the formulas T is a temperature, z_i the logits and f_i the pooled features of exit i, stage S the deepest, whose
 logits z are those of the deployed net; teachers are detached.
@@ -38,6 +39,7 @@ from corsd.baselines.dks import DKS
 from corsd.baselines.dlb import DLB
 from corsd.baselines.exit_method import ExitMethod
 from corsd.baselines.handcrafted import probabilistic_transfer, rkd, similarity_preserving
+from corsd.baselines.ols import OLS
 from corsd.baselines.one import ONE
 from corsd.baselines.pskd import PSKD
 from corsd.baselines.sla import SLA
@@ -48,6 +50,7 @@ __all__ = [
     "CSKD",
     "DKS",
     "DLB",
+    "OLS",
     "ONE",
     "PSKD",
     "SLA",
