@@ -26,7 +26,7 @@ FINITE, CLASSES_OF_BATCH, STEPS_DONE = (
     "which classes does the batch hold?",
     "how many steps are done?",
 )
-COUNTS = {"corsd", "ols", "one", "ps_kd", "corsd_v2", "mixup", "cutmix"}
+COUNTS = {"corsd", "mixskd", "ols", "one", "ps_kd", "corsd_v2", "mixup", "cutmix"}
 """Methods that count steps: the count is read once, when the state comes from elsewhere."""
 
 

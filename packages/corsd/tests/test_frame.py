@@ -22,6 +22,7 @@ from corsd.baselines import (
     CrossEntropy,
     ExitMethod,
     MixedCrossEntropy,
+    MixSKD,
 )
 from corsd.baselines.exit_method import EXIT_LOSSES
 from corsd.frame import check_first_step
@@ -71,6 +72,7 @@ def methods(net, **options):
     yield "sla", SLA(net, 2, **stages, **options)
     yield "bake", BAKE(net, 2, **stages, **options)
     yield "ols", OLS(net, 2, 6, **options)
+    yield "mixskd", MixSKD(net, 2, **stages, **options)
     yield "mixup", MixedCrossEntropy(net, 2, "mixup", **options)
     yield "cutmix", MixedCrossEntropy(net, 2, "cutmix", **options)
 

@@ -25,6 +25,7 @@ from corsd.baselines import (
     CrossEntropy,
     ExitMethod,
     MixedCrossEntropy,
+    MixSKD,
 )
 from corsd.baselines.exit_method import EXIT_LOSSES
 from corsd.pairs import class_pair_plan, last_batch_plan, triplet_plan
@@ -81,6 +82,7 @@ METHODS = {
     "sla": lambda net: SLA(net, 6, ["0", "1"], EXAMPLE, norm="group"),
     "bake": lambda net: BAKE(net, 6, ["0", "1"], EXAMPLE),
     "ols": lambda net: OLS(net, 6, IMAGES),
+    "mixskd": lambda net: MixSKD(net, 6, ["0", "1"], EXAMPLE, norm="group"),
     "mixup": lambda net: MixedCrossEntropy(net, 6, "mixup"),
     "cutmix": lambda net: MixedCrossEntropy(net, 6, "cutmix"),
 }

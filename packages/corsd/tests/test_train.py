@@ -65,6 +65,7 @@ METHODS = {
     "corsd_v2": {"accumulate": 2},
     "balanced views": {"method": "corsd_v2", "views": 2, "images_per_class_in_batch": 3},
     "cutmix": {},
+    "mixskd": {},
     "ols": {},
 }
 

@@ -33,6 +33,7 @@ Method = Literal[
     "sla",
     "bake",
     "ols",
+    "mixskd",
 ]
 
 

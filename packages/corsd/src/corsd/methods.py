@@ -17,7 +17,7 @@ from corsd.needs import compares_images
 from corsd.pairs import class_pair_plan, last_batch_plan, triplet_plan
 from corsd.relational import RelationalDistiller, RelationalWeights
 
-PASSES = {"sla": 4}
+PASSES = {"sla": 4, "mixskd": 2}
 """How many times the net sees each image of a batch: so many fewer are read, and budgets stay equal."""
 
 
@@ -52,7 +52,7 @@ def batch_plan(config: TrainConfig, labels: Tensor, seed: int) -> tuple[Plan, in
 
 
 def _mixes(config: TrainConfig) -> bool:
-    return config.method in ("mixup", "cutmix") or (
+    return config.method in ("mixup", "cutmix", "mixskd") or (
         config.method == "corsd_v2" and config.relational.mixing != "off"
     )
 
@@ -118,4 +118,6 @@ def build_method(config: TrainConfig, net: nn.Module, data: Data, seed: int, ste
         return baselines.BAKE(net, classes, r.stages, example)
     if config.method == "ols":
         return baselines.OLS(net, classes, len(data.labels))
+    if config.method == "mixskd":
+        return baselines.MixSKD(net, classes, r.stages, example, norm=r.norm, seed=seed)
     return baselines.ExitMethod(net, classes, config.method, r.stages, example, r.relation_weight, r.norm)

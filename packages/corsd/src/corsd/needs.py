@@ -7,7 +7,19 @@ from corsd.config import TrainConfig
 TORCHVISION_SETS = ("mnist", "usps", "svhn", "cifar10", "cifar100", "fashion-mnist")
 COMPARES = ("corsd_v2", "rkd", "sp", "pkt", "contrastive", "bake")
 """Methods, beside corsd with pairs in_batch, whose loss compares the images of a batch with each other."""
-EXITS = ("deep_supervision", "byot", "byot_tpami", "rkd", "sp", "pkt", "dks", "contrastive", "one", "sla")
+EXITS = (
+    "deep_supervision",
+    "byot",
+    "byot_tpami",
+    "rkd",
+    "sp",
+    "pkt",
+    "dks",
+    "contrastive",
+    "one",
+    "sla",
+    "mixskd",
+)
 
 
 def _trains(*methods: str):

@@ -33,6 +33,7 @@ NAMES = {
     "sla": "SLA, rotation heads",
     "bake": "BAKE",
     "ols": "online label smoothing",
+    "mixskd": "MixSKD, simplified",
 }
 
 

@@ -26,6 +26,7 @@ net: ``corsd train`` gives every method the same number of them.
 | `SLA` | Lee et al., ICML 2020; HSAKD, Yang et al., IJCAI 2021 | 4, a rotation each | a head per stage | nothing |
 | `BAKE` | Ge et al., 2021 | 1 | none | nothing |
 | `OLS` | Zhang et al., TIP 2021 | 1 | two tables: classes x classes | nothing |
+| `MixSKD` | Yang et al., ECCV 2022, simplified | 2, plain and mixed | an exit per shallow stage | nothing |
 
 In the formulas T is a temperature, z_i the logits and f_i the pooled features of exit i, stage S the deepest, whose
 logits z are those of the deployed net; teachers are detached.
@@ -39,6 +40,7 @@ from corsd.baselines.dks import DKS
 from corsd.baselines.dlb import DLB
 from corsd.baselines.exit_method import ExitMethod
 from corsd.baselines.handcrafted import probabilistic_transfer, rkd, similarity_preserving
+from corsd.baselines.mixskd import MixSKD
 from corsd.baselines.ols import OLS
 from corsd.baselines.one import ONE
 from corsd.baselines.pskd import PSKD
@@ -57,6 +59,7 @@ __all__ = [
     "ContrastiveSupervision",
     "CrossEntropy",
     "ExitMethod",
+    "MixSKD",
     "MixedCrossEntropy",
     "probabilistic_transfer",
     "rkd",
