@@ -1,6 +1,7 @@
-"""docs/results/calib.md with its figure and rows, from the finished cells of calib_accuracy.py.
+"""docs/results/calib.md with its figure and rows, from the finished runs of calib_accuracy.py.
 
-`write_page(folder, rows)` needs nothing but the rows; what the speed benchmarks measured joins where it is there.
+`write_page(folder, rows, by_class)` needs nothing but the runs' figures; what the speed benchmarks
+measured joins where it is there.
 """
 
 import json
@@ -27,8 +28,13 @@ from shared_core.run.atomic import write_json, write_text
 MEASURED = Path(__file__).parent / "results"
 
 
-def write_page(folder: Path, rows: list[Row], measured: Path = MEASURED) -> None:
-    """Write calib.json, calib.png and calib.md into `folder`; `measured` holds the speed benchmarks' files."""
+def write_page(
+    folder: Path, rows: list[Row], by_class: dict[str, list[dict[str, Any]]], measured: Path = MEASURED
+) -> None:
+    """Write calib.json, calib.png and calib.md into `folder`; `measured` holds the speed benchmarks' files.
+
+    `by_class` has the calibrator's figures by class of each pair, seed by seed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "calib.json", rows)
     _figure(folder / "calib.png", [row for row in rows if "target_after" in row])
@@ -38,7 +44,7 @@ def write_page(folder: Path, rows: list[Row], measured: Path = MEASURED) -> None
     parts = [HEAD, _in_short(rows), "![target accuracy of every seed](calib.png)\n"]
     for pair, own in pairs_of(rows).items():
         parts += [_section(pair, own), _further_scores(own), _translations(own)]
-        parts += [_by_class(measured / "calib_accuracy" / pair)]
+        parts += [_by_class(by_class.get(pair, []))]
     parts += [_bodies(rows, found["latency"]), _figures("The step", found["step"])]
     parts += [
         _to_90(found["to_90"]),
@@ -114,7 +120,7 @@ def _section(pair: str, rows: list[Row]) -> str:
 
 
 def _further_scores(rows: list[Row]) -> str:
-    """What a segmentation is scored by beside mIoU, of rows whose cells kept it."""
+    """What a segmentation is scored by beside mIoU, of rows whose runs kept it."""
     named = {"frequency_weighted_iou": "fwIoU", "pixel_accuracy": "pixel accuracy"}
     found = [(row, score) for row in rows for score in named if score in row]
     if not found:
@@ -148,16 +154,13 @@ def _moved(before: list[float], after: list[float]) -> str:
     return f"{mean_and_spread(before)} -> {mean_and_spread(after)}"
 
 
-def _by_class(cells: Path) -> str:
+def _by_class(found: list[dict[str, Any]]) -> str:
     """Where the rest is lost: the calibrator's target figures by class, means over the seeds that have them."""
-    found = [
-        json.loads(path.read_text())["per_class"] for path in sorted(cells.glob("calibrator-seed*.json"))
-    ]
     if not found:
         return ""
     sides = []
     for name in ("target_before", "target_after"):
-        columns = zip(*(cell[name] for cell in found), strict=True)
+        columns = zip(*(seed[name] for seed in found), strict=True)
         known = [[value for value in column if value is not None] for column in columns]
         sides.append([f"{statistics.fmean(column):.1f}" if column else "-" for column in known])
     classes = [str(index) for index in range(len(sides[0]))]

@@ -143,8 +143,8 @@ RACERS = (
 )
 
 
-def cells(pairs: list[str], tier: int) -> list[tuple[str, str, int]]:
-    """(pair, row, seed), row by row, so that an interrupted run leaves whole rows."""
+def planned(pairs: list[str], tier: int) -> list[tuple[str, str, int]]:
+    """(pair, method, seed), method by method, so that an interrupted run leaves whole methods."""
     wanted = [row for row, (at, _) in ROWS.items() if at <= tier]
     return [
         (pair, row, seed)
@@ -156,17 +156,23 @@ def cells(pairs: list[str], tier: int) -> list[tuple[str, str, int]]:
     ]
 
 
+def changed(pair: str, row: str) -> dict[str, Any]:
+    """What the method changes of the pair's settings."""
+    changes = ROWS[row][1]
+    if row == FULL_SCHEDULE:
+        return {"preset": pair}
+    if isinstance(changes, str):
+        return {"baselines": [changes]}
+    released = {"epsilon": RELEASED_EPSILON[pair]} if changes.get("compat") == "released" else {}
+    return changes | released
+
+
 def configuration(pair: str, row: str) -> AdaptConfig:
-    """The pair's settings with what the row changes."""
-    values, changes = dict(PAIRS[pair]), ROWS[row][1]
+    """The pair's settings with what the method changes."""
+    values, changes = dict(PAIRS[pair]), changed(pair, row)
     if row == FULL_SCHEDULE:
         machine = {name: values[name] for name in ("data_root", "threads", "device")}
-        values = {**PRESETS[pair]().model_dump(), **machine}
-    if isinstance(changes, str):
-        values["baselines"] = [changes]
-    else:
-        for name, value in changes.items():
-            values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
-    if values.get("compat") == "released":
-        values["epsilon"] = RELEASED_EPSILON[pair]
+        return AdaptConfig.model_validate({**PRESETS[pair]().model_dump(), **machine})
+    for name, value in changes.items():
+        values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
     return AdaptConfig.model_validate(values)

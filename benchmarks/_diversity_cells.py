@@ -1,4 +1,4 @@
-"""Making the cells of fsd_diversity.py: objects in runs/, a small record and a picture for each in results/.
+"""Making the cells of fsd_diversity.py: objects and a picture of them in runs/, a line each in results/.
 
 Any number of processes share the cells, by a lock on each.  An object that was interrupted goes on at its checkpoint;
 its folder is named by its settings and the prior's weights, so that nothing of other ones is ever taken over.
@@ -13,18 +13,59 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _diversity_plan import WORK, Cell, configuration
-from shared_core.run.atomic import write_bytes, write_json
+from _table import RAN_ON, Record, Table, key_of, put, ran_on, read
+from shared_core.run.atomic import write_bytes
 from shared_core.run.folder import RunFolderError
 
 ROOT = Path(__file__).parents[1]
-CELLS = ROOT / "benchmarks" / "results" / "fsd_diversity"
+KEY = ("stage", "prior", "method", "prompt")
+# Accuracies and consistencies stand in percent in the file; read, they are shares as `fsd evaluate` gives them.
+PERCENT = ("prompt_accuracy", "view_consistency", "view_accuracy", "kind_consistency", "colour_consistency")
+# Lines without a commit are older than the record of it.
+TABLE = Table(
+    ROOT / "benchmarks" / "results" / "fsd_diversity.csv",
+    columns=(
+        *KEY,
+        *(
+            "cross_fid",
+            "prompt_accuracy",
+            "view_consistency",
+            "enclosed_share",
+            "seeds",
+            "core_seconds",
+            "seconds",
+        ),
+        *("vendi", "distinct", "inception_score", "pairwise_distance", "minimum_distance", "volume_distance"),
+        *(
+            "kind_consistency",
+            "colour_consistency",
+            "kind_entropy",
+            "colour_entropy",
+            "view_accuracy",
+            "janus_rate",
+        ),
+        *(
+            "floaters",
+            "without_mesh",
+            "network_calls",
+            "peak_memory_gb",
+            "labels",
+            "settings",
+            "weights",
+            *RAN_ON,
+        ),
+    ),
+    key=KEY,
+    text=frozenset((*KEY, "weights", "commit", "command")),
+    percent=frozenset(PERCENT),
+)
 RUNS = ROOT / "runs" / "bench" / "fsd_diversity"
 # Of the 24 views: front, left, back, right.
 SHOWN = (0, 6, 12, 18)
@@ -47,17 +88,21 @@ def weights_hash(prior: str, folder: Path | None = None) -> str | None:
     return hashlib.sha256(b"".join(hashlib.sha256(f.read_bytes()).digest() for f in files)).hexdigest()[:12]
 
 
-def record_of(cell: Cell, root: Path = CELLS) -> Path:
-    """The JSON of a cell; its picture lies beside it."""
-    return root / cell.group / cell.prior / f"{_slug(cell.method)}--{_slug(cell.prompt)}.json"
+def records(table: Table = TABLE) -> list[Record]:
+    """All lines, None for what is empty."""
+    return [dict.fromkeys(table.columns) | record for record in read(table)]
 
 
-def finished(cell: Cell, weights: str | None, root: Path = CELLS) -> dict[str, Any] | None:
-    """The record of a cell, None if there is none of these weights, settings and seeds."""
-    path = record_of(cell, root)
-    if not path.is_file():
+def done(table: Table = TABLE) -> dict[tuple[Any, ...], Record]:
+    """The same by stage, prior, method and prompt."""
+    return {key_of(table, record): record for record in records(table)}
+
+
+def finished(cell: Cell, weights: str | None, known: Mapping[tuple[Any, ...], Record]) -> Record | None:
+    """The record of a cell among `known`, None if there is none of these weights, settings and seeds."""
+    record = known.get(cell[:4])
+    if record is None:
         return None
-    record = json.loads(path.read_text(encoding="utf-8"))
     same = (record["weights"], record["settings"], tuple(record["seeds"])) == (
         weights,
         cell.settings,
@@ -66,24 +111,31 @@ def finished(cell: Cell, weights: str | None, root: Path = CELLS) -> dict[str, A
     return record if same else None
 
 
-def foreign(cells: Sequence[Cell], weights: dict[str, str | None], root: Path = CELLS) -> list[str]:
+def foreign(
+    cells: Sequence[Cell], weights: dict[str, str | None], known: Mapping[tuple[Any, ...], Record]
+) -> list[str]:
     """What is ignored, and why: records of other weights, settings or seeds than asked for."""
     lines = []
     for cell in cells:
-        path = record_of(cell, root)
-        if path.is_file() and finished(cell, weights[cell.prior], root) is None:
-            record = json.loads(path.read_text(encoding="utf-8"))
+        record = known.get(cell[:4])
+        if record and finished(cell, weights[cell.prior], known) is None:
             what = "weights" if record["weights"] != weights[cell.prior] else "settings or seeds"
-            lines.append(f"{path.relative_to(root)}: made with other {what}, ignored")
+            lines.append(f"{' '.join(cell[:3])} {cell.prompt!r}: made with other {what}, ignored")
     return lines
 
 
-def share(todo: Sequence[Cell], jobs: int, weights: Path | None, root: Path, runs: Path) -> int:
+def folder_of(cell: Cell, weights: str | None, runs: Path = RUNS) -> Path:
+    """Where the objects of a cell are made; `sheet.png` shows them."""
+    name = f"{_slug(cell.method)}--{_slug(cell.prompt)}-{print_of(cell, weights)}"
+    return runs / cell.group / cell.prior / name
+
+
+def share(todo: Sequence[Cell], jobs: int, weights: Path | None, table: Table, runs: Path) -> int:
     """Makes the cells in `jobs` processes; how many of these could not make all that they tried."""
     if jobs == 1:
-        return int(bool(work(todo, weights, root, runs)))
+        return int(bool(work(todo, weights, table, runs)))
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_help, args=(todo, weights, root, runs)) for _ in range(jobs)]
+    processes = [context.Process(target=_help, args=(todo, weights, table, runs)) for _ in range(jobs)]
     # Told to stop, pass it on: each saves the object that it is at.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -102,7 +154,7 @@ def share(todo: Sequence[Cell], jobs: int, weights: Path | None, root: Path, run
     return sum(process.exitcode != 0 for process in processes)
 
 
-def work(todo: Sequence[Cell], weights: Path | None, root: Path, runs: Path) -> list[str]:
+def work(todo: Sequence[Cell], weights: Path | None, table: Table, runs: Path) -> list[str]:
     """Makes every cell that is not done and that no other process is at; what failed, and why."""
     import torch
 
@@ -111,21 +163,16 @@ def work(todo: Sequence[Cell], weights: Path | None, root: Path, runs: Path) -> 
     failed = []
     for cell in todo:
         known = weights_hash(cell.prior, weights)
-        if finished(cell, known, root):
+        if finished(cell, known, done(table)):
             continue
-        folder = (
-            runs
-            / cell.group
-            / cell.prior
-            / f"{_slug(cell.method)}--{_slug(cell.prompt)}-{_print(cell, known)}"
-        )
+        folder = folder_of(cell, known, runs)
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / ".lock", "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            if finished(cell, known, root):
+            if finished(cell, known, done(table)):
                 continue
             try:
                 if cell.prior not in priors:
@@ -135,9 +182,8 @@ def work(todo: Sequence[Cell], weights: Path | None, root: Path, runs: Path) -> 
                 failed.append(f"{cell.prior} {cell.method} {cell.prompt!r}: {error}")
                 print(failed[-1], file=sys.stderr, flush=True)
                 continue
-        path = record_of(cell, root)
-        write_bytes(path.with_suffix(".png"), sheet)
-        write_json(path, record)
+        write_bytes(folder / "sheet.png", sheet)
+        put(table, record)
         found = {name: record.get(name) for name in ("cross_fid", "prompt_accuracy", "view_consistency")}
         print(f"{cell.prior} {cell.method} {cell.prompt!r}: {found}", flush=True)
     return failed
@@ -162,7 +208,6 @@ def make(cell: Cell, prior: Any, weights: str | None, folder: Path) -> tuple[dic
     from fsd.evaluate import evaluate
     from fsd.generate import generate
     from fsd.objects import finished as finished_objects
-    from shared_core.run.environment import describe
 
     config = configuration(cell)
     begun, whole = time.process_time(), not (folder / "objects").is_dir()
@@ -179,9 +224,7 @@ def make(cell: Cell, prior: Any, weights: str | None, folder: Path) -> tuple[dic
         name: value for name, value in row.items() if name not in ("prior", "guidance", "prompt", "seeds")
     }
     record = {
-        "prior": cell.prior,
-        "method": cell.method,
-        "prompt": cell.prompt,
+        **dict(zip(KEY, cell, strict=False)),
         "seeds": list(cell.seeds),
         "weights": weights,
         "settings": cell.settings,
@@ -190,8 +233,7 @@ def make(cell: Cell, prior: Any, weights: str | None, folder: Path) -> tuple[dic
         "without_mesh": sum(one.about.get("mesh") is not None for one in objects),
         # Of an object; not known where it was made in several goes.
         "core_seconds": round(spent / len(objects), 1) if whole else None,
-        # Cells from before it was kept have none.
-        "environment": describe(),
+        **ran_on(),
     }
     return record, sheet([one.path / "views.png" for one in objects])
 
@@ -211,14 +253,15 @@ def sheet(views: Sequence[Path]) -> bytes:
     return buffer.getvalue()
 
 
-def estimate(todo: Sequence[Cell], weights: dict[str, str | None], root: Path = CELLS) -> str:
+def estimate(
+    todo: Sequence[Cell], weights: dict[str, str | None], known: Mapping[tuple[Any, ...], Record]
+) -> str:
     """What is left to do, in core-hours, from what the finished cells took."""
-    left = [cell for cell in todo if finished(cell, weights[cell.prior], root) is None]
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in root.glob("*/*/*.json")]
+    left = [cell for cell in todo if finished(cell, weights[cell.prior], known) is None]
     per_step = {
         prior: [
             r["core_seconds"] / r["settings"]["steps"]
-            for r in records
+            for r in known.values()
             if r["prior"] == prior and r.get("core_seconds") and not r["method"].startswith(("ism", "sdi"))
         ]
         for prior in weights
@@ -230,20 +273,22 @@ def estimate(todo: Sequence[Cell], weights: dict[str, str | None], root: Path = 
         * float(np.median(per_step[cell.prior] or [GUESS]))
         for cell in left
     )
-    known = "measured" if any(per_step.values()) else "guessed"
+    source = "measured" if any(per_step.values()) else "guessed"
     objects = sum(len(cell.seeds) for cell in left)
-    return f"{len(left)} of {len(todo)} cells left ({objects} objects): about {seconds / 3600:.1f} core-hours ({known})"
+    hours = f"about {seconds / 3600:.1f} core-hours ({source})"
+    return f"{len(left)} of {len(todo)} cells left ({objects} objects): {hours}"
 
 
 # Core-seconds of a step, before anything was measured.
 GUESS = 0.17
 
 
-def _help(todo: Sequence[Cell], weights: Path | None, root: Path, runs: Path) -> None:
-    sys.exit(int(bool(work(todo, weights, root, runs))))
+def _help(todo: Sequence[Cell], weights: Path | None, table: Table, runs: Path) -> None:
+    sys.exit(int(bool(work(todo, weights, table, runs))))
 
 
-def _print(cell: Cell, weights: str | None) -> str:
+def print_of(cell: Cell, weights: str | None) -> str:
+    """A name for the settings of a cell and the weights."""
     return hashlib.sha256(json.dumps([cell.settings, weights], sort_keys=True).encode()).hexdigest()[:8]
 
 

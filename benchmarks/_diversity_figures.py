@@ -1,12 +1,12 @@
 """The figures of docs/results/fsd.md: quality against diversity, ablations, and contact sheets of all cells."""
 
 import io
+import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import _diversity_cells as cells
 import _diversity_plan as plan
 from _diversity_verdicts import Record, of
 from shared_core.run.atomic import write_bytes
@@ -131,9 +131,12 @@ def _knob(
             )
 
 
-def montage(path: Path, records: Sequence[Record], root: Path) -> None:
-    """The pictures of all cells of a prior: prompts as rows, methods as columns."""
-    from PIL import Image, ImageDraw, ImageFont
+def montage(path: Path, records: Sequence[Record]) -> None:
+    """The pictures of all cells of a prior: prompts as rows, methods as columns.
+
+    Those that are not in runs/ stay as the sheet at `path` has them; it names the settings of each in its text "tiles".
+    """
+    from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
     methods = [method for method in plan.METHODS if of(records, method)]
     prompts = [prompt for prompt in plan.PROMPTS if any(record["prompt"] == prompt for record in records)]
@@ -141,6 +144,7 @@ def montage(path: Path, records: Sequence[Record], root: Path) -> None:
     width, height = LABEL + len(methods) * (SIDE + gap), TITLE + len(prompts) * (SIDE + gap)
     whole = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(whole)
+    kept, tiles = _tiles(path), {}
     for column, method in enumerate(methods):
         left = LABEL + column * (SIDE + gap)
         draw.text((left + SIDE // 2, 2), method, "black", font, anchor="ma")
@@ -148,18 +152,35 @@ def montage(path: Path, records: Sequence[Record], root: Path) -> None:
             top = TITLE + row * (SIDE + gap)
             draw.text((LABEL - 6, top + SIDE // 2), prompt, "black", font, anchor="rm")
             record = of(records, method).get(prompt)
-            if record:
-                with Image.open(picture_of(record, root)) as sheet:
+            if record is None:
+                continue
+            before = kept.get(f"{method}: {prompt}")
+            if record["picture"].is_file():
+                with Image.open(record["picture"]) as sheet:
                     whole.paste(sheet.convert("RGB"), (left, top))
-    buffer = io.BytesIO()
-    whole.quantize(128).save(buffer, format="PNG", optimize=True)
+            elif before and before["print"] == record["print"]:
+                box = (*before["at"], before["at"][0] + SIDE, before["at"][1] + SIDE)
+                with Image.open(path) as sheet:
+                    whole.paste(sheet.crop(box).convert("RGB"), (left, top))
+            else:
+                continue
+            tiles[f"{method}: {prompt}"] = {"print": record["print"], "at": [left, top]}
+    if tiles == kept:
+        return
+    text, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
+    text.add_text("tiles", json.dumps(tiles))
+    whole.quantize(128).save(buffer, format="PNG", optimize=True, pnginfo=text)
     write_bytes(path, buffer.getvalue())
 
 
-def picture_of(record: Record, root: Path) -> Path:
-    """The contact sheet of a main cell."""
-    cell = plan.Cell("main", record["prior"], record["method"], record["prompt"], (), {})
-    return cells.record_of(cell, root).with_suffix(".png")
+def _tiles(path: Path) -> dict[str, Any]:
+    """Of each picture on a sheet the settings and the upper left corner."""
+    from PIL import Image
+
+    if not path.is_file():
+        return {}
+    with Image.open(path) as sheet:
+        return json.loads(sheet.info.get("tiles", "{}"))
 
 
 def _known(found: Mapping[Any, Sequence[Record]], names: Iterable[str]) -> list[float]:

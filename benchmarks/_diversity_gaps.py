@@ -53,15 +53,14 @@ def provenance(records: dict[str, Sequence[dict[str, Any]]]) -> str:
     """How many cells say nothing of where they were made, and how many come from a tree with changes."""
     lines = [
         "## Where the cells come from\n",
-        "Machine, versions and commit, as `environment` in each cell:\n",
+        "Machine, versions and commit, as columns of the table:\n",
     ]
     for what, own in records.items():
-        known = [record["environment"] for record in own if record.get("environment")]
-        trees = [environment["git"] for environment in known if environment.get("git")]
+        trees = [record["uncommitted"] for record in own if record.get("commit")]
         lines.append(
             f"- {what}: {len(own)} cells; {len(own) - len(trees)} have no record of it, "
-            f"{sum(tree['changed'] for tree in trees)} were made in a working tree with uncommitted changes, "
-            f"{sum(not tree['changed'] for tree in trees)} from a clean commit."
+            f"{sum(trees)} were made in a working tree with uncommitted changes, "
+            f"{len(trees) - sum(trees)} from a clean commit."
         )
     lines.append(
         "\nThe exact code is known for those from a clean commit alone.  Every cell records its weights and settings, "

@@ -1,6 +1,6 @@
 """docs/results/fsd.md with its figures and rows, from the finished cells of fsd_diversity.py.
 
-`write_page(folder, found)` needs nothing but the records and their pictures.
+`write_page(folder, found)` needs nothing but the records; the sheets of objects take new pictures from runs/.
 """
 
 import statistics
@@ -14,6 +14,7 @@ import _diversity_text as fixed
 from _diversity_gaps import not_measured, provenance
 from _diversity_short import consistency, in_short, split, split_rows
 from _diversity_verdicts import GOALS, Record, against_sds, of, verdicts
+from _table import Table
 from shared_core.run.atomic import write_json, write_text
 
 # Name in the tables: key of a record, factor, digits.
@@ -43,33 +44,42 @@ class Found(NamedTuple):
     ablations: dict[tuple[str, str, str], list[Record]]
     chosen: dict[str, Any]
     ignored: list[str]
-    root: Path
     missing: list[plan.Cell]
     tuning: list[Record]
 
 
-def load(root: Path, settings: Path, weights: Path | None = None) -> Found:
+def load(table: Table, settings: Path, weights: Path | None = None, runs: Path = cells.RUNS) -> Found:
     """Reads the cells; what was made with other weights or settings is left out and listed."""
+    there = cells.done(table)
     chosen = plan.read_settings(settings)
     known = {prior: cells.weights_hash(prior, weights) for prior in plan.PRIORS}
     main = plan.main_cells(max(plan.PROMPTS.values()), chosen)
     ablated = plan.ablation_cells(chosen)
     several = [cell for own in ablated.values() for cell in own if cell.group == "ablations"]
-    ignored = cells.foreign([*main, *several], known, root)
+    ignored = cells.foreign([*main, *several], known, there)
     for prior, tuned in chosen.get("weights", {}).items():
         if tuned != known[prior]:
             ignored.append(f"{plan.SETTINGS.name}: {prior} was tuned with other weights ({tuned})")
 
     def done(wanted: Sequence[plan.Cell]) -> list[Record]:
-        records = [cells.finished(cell, known[cell.prior], root) for cell in wanted]
-        return [record | {"passes": plan.work(record)} for record in records if record]
+        records = [(cell, cells.finished(cell, known[cell.prior], there)) for cell in wanted]
+        return [record | _of_cell(cell, record, runs) for cell, record in records if record]
 
     by_value = {key: records for key, own in ablated.items() if (records := done(own))}
     # A knob of which there is nothing but what the main cells have says nothing.
     turned = {key[:2] for key, own in ablated.items() if key in by_value and own[0].group == "ablations"}
     by_value = {key: records for key, records in by_value.items() if key[:2] in turned}
-    missing = [cell for cell in (*main, *several) if cells.finished(cell, known[cell.prior], root) is None]
-    return Found(done(main), by_value, chosen, ignored, root, missing, done(plan.tuning_cells(chosen)))
+    missing = [cell for cell in (*main, *several) if cells.finished(cell, known[cell.prior], there) is None]
+    return Found(done(main), by_value, chosen, ignored, missing, done(plan.tuning_cells(chosen)))
+
+
+def _of_cell(cell: plan.Cell, record: Record, runs: Path) -> dict[str, Any]:
+    """What a record does not hold: passes, where its picture may lie, and the name of its settings."""
+    return {
+        "passes": plan.work(record),
+        "picture": cells.folder_of(cell, record["weights"], runs) / "sheet.png",
+        "print": cells.print_of(cell, record["weights"]),
+    }
 
 
 def rows(found: Found) -> list[dict[str, Any]]:
@@ -92,7 +102,7 @@ def write_page(folder: Path, found: Found) -> None:
     trade_off(folder / "fsd.png", found.main)
     for prior in plan.PRIORS:
         if records := _of_prior(found.main, prior):
-            montage(folder / f"fsd-{prior}.png", records, found.root)
+            montage(folder / f"fsd-{prior}.png", records)
     if found.ablations:
         ablations(folder / "fsd-ablations.png", found.ablations)
 

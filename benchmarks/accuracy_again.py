@@ -1,14 +1,13 @@
-"""One stored cell of each accuracy benchmark, made anew in a scratch folder: does today's code come to the same?
+"""One stored run of each accuracy benchmark, made anew in a scratch folder: does today's code come to the same?
 
     python benchmarks/accuracy_again.py --out FILE [--quick] [--only corsd calib fsd]
 
-`make bench` has corsd_accuracy.py, calib_accuracy.py and fsd_diversity.py write their pages from stored cells, which
-took hours; here one cell of each is measured.  A figure is how far it lies from the stored one, in points, and its goal
-is TOLERANCE.  Where processor and torch are those of the cell it is often 0; elsewhere sums are rounded in another way,
+`make bench` has corsd_accuracy.py, calib_accuracy.py and fsd_diversity.py write their pages from stored runs, which
+took hours; here one run of each is measured.  A figure is how far it lies from the stored one, in points, and its goal
+is TOLERANCE.  Where processor and torch are those of the run it is often 0; elsewhere sums are rounded in another way,
 which a training makes larger, so that about the spread over seeds is allowed.
 """
 
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,12 +19,12 @@ import _diversity_plan
 import calib_accuracy
 import corsd_accuracy
 from _figures import figure, options, write
+from _table import key_of, read
 
-RESULTS = Path(__file__).parent / "results"
 STORED = {
-    "corsd": "corsd_accuracy/final/digits/corsd--in-batch--seed10.json",
-    "calib": "calib_accuracy/usps-mnist/calibrator-seed1.json",
-    "fsd": "fsd_diversity/main/multi-view/fsd-beta0.5--a-mushroom.json",
+    "corsd": (corsd_accuracy.RUNS_DONE, ("final", "digits", "CORSD (in-batch)", 10)),
+    "calib": (calib_accuracy.RUNS_DONE, ("usps-mnist", "calibrator", 1)),
+    "fsd": (_diversity_cells.TABLE, ("main", "multi-view", "fsd-beta0.5", "a mushroom")),
 }
 TOLERANCE = {
     "corsd": {"accuracy": 2.0},
@@ -35,7 +34,7 @@ TOLERANCE = {
 
 
 class Missing(Exception):
-    """The data of a cell are not on this machine."""
+    """The data of a run are not on this machine."""
 
 
 def main() -> None:
@@ -56,20 +55,26 @@ def main() -> None:
 
 
 def compared(name: str, new: dict[str, Any], quick: bool = False) -> list[dict[str, Any]]:
-    """How far the measures of a cell lie from the stored ones, in points."""
-    old = json.loads((RESULTS / STORED[name]).read_text(encoding="utf-8"))
+    """How far the measures of a run lie from the stored ones, in points."""
+    old = stored_run(name)
     scale = 100.0 if name == "fsd" else 1.0  # shares and a distance there, percent elsewhere
     figures = []
     for measure, tolerance in TOLERANCE[name].items():
         anew, stored = scale * new[measure], scale * old[measure]
         figures.append(
             figure(
-                f"{name}: {measure}", f"{anew:.2f} anew, {stored:.2f} in {STORED[name]}", "points",
+                f"{name}: {measure}", f"{anew:.2f} anew, {stored:.2f} in {STORED[name][0].path.name}", "points",
                 {"anew": [anew], "stored": [stored]}, "difference", [abs(anew - stored)],
                 goal=tolerance, quick=quick,
             )
         )  # fmt: skip
     return figures
+
+
+def stored_run(name: str) -> dict[str, Any]:
+    """The line of the table with which the new run is compared."""
+    table, key = STORED[name]
+    return {key_of(table, run): run for run in read(table)}[key]
 
 
 def corsd(scratch: Path, quick: bool) -> dict[str, Any]:
@@ -89,7 +94,7 @@ def calib(scratch: Path, quick: bool) -> dict[str, Any]:
     if quick:
         settings |= {"steps": 2, "validate_every": 2, "validation_images": 100, "training": {"epochs": 0.1}}
     calib_accuracy.RUNS = scratch
-    return calib_accuracy.run_cell("usps-mnist", "calibrator", 1, scratch / "cell")
+    return calib_accuracy.run_one("usps-mnist", "calibrator", 1, scratch / "cell")
 
 
 def fsd(scratch: Path, quick: bool) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """Does a calibrator help?  Source and target accuracy of the method, its variants, controls and baselines.
 
     python benchmarks/calib_accuracy.py run --jobs 2          # hours; resumable; --tier 2: the full schedule, too
-    python benchmarks/calib_accuracy.py                       # docs/results/calib.{md,json,png} from the cells
-    python benchmarks/calib_accuracy.py --quick --out FILE    # tiny cells on digits: does it run?
+    python benchmarks/calib_accuracy.py                       # docs/results/calib.{md,json,png} from the runs
+    python benchmarks/calib_accuracy.py --quick --out FILE    # tiny runs on digits: does it work?
 
-A cell is one pair of domains, row and seed, and leaves one small JSON in benchmarks/results/calib_accuracy/.  It
-trains in an ordinary run folder and goes on where it was interrupted; processes share the cells.  All rows of a pair
-and seed start from the same source classifier (but for those in CLASSIFIERS) and see the same number of images.
+A run is one pair of domains, method and seed: a line of benchmarks/results/calib_accuracy.csv.  It trains in an
+ordinary run folder and goes on where it was interrupted; processes share the runs.  All methods of a pair and seed
+start from the same source classifier (but for those in CLASSIFIERS) and see the same number of images.
 Calibrators are kept by the label-free validator that the row names; the target's labels score the test images, once,
 and choose nothing.
 """
@@ -24,20 +24,55 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _calib_plan import CLASSIFIERS, PAIRS, ROWS, TRANSLATED, cells, configuration
+from _calib_plan import CLASSIFIERS, PAIRS, ROWS, TRANSLATED, changed, configuration, planned
+from _table import RAN_ON, Table, key_of, put, ran_on, read
 from calib.config import AdaptConfig
 from shared_core.run.atomic import write_json
 from shared_core.run.environment import describe
 from shared_core.run.folder import RunFolderError
 
 ROOT = Path(__file__).parents[1]
-CELLS = ROOT / "benchmarks" / "results" / "calib_accuracy"
 RUNS = ROOT / "runs" / "bench" / "calib_accuracy"
 RESULTS = ROOT / "docs" / "results"
 
 KEPT = ("source_before", "source_after", "target_before", "target_after")
-# What a segmentation is scored by beside mIoU; cells from before these were kept have none.
+# What a segmentation is scored by beside mIoU; runs from before these were kept have none.
 SEGMENTATION = ("frequency_weighted_iou", "pixel_accuracy")
+# `settings` is what the method changes of its pair.  Lines without a commit are older than the record of it.
+RUNS_DONE = Table(
+    ROOT / "benchmarks" / "results" / "calib_accuracy.csv",
+    columns=(
+        *(
+            "pair",
+            "source",
+            "target",
+            "method",
+            "seed",
+            *KEPT,
+            "classifier_unchanged",
+            "core_seconds",
+            "seconds",
+        ),
+        *("selection", "chosen_step", "steps", "measure", "parameter_ratio", "latency_ratio", "touched"),
+        *("per_class", *SEGMENTATION, "translation_seconds", "label_flips", "not_applicable"),
+        *("settings", *RAN_ON),
+    ),
+    key=("pair", "method", "seed"),
+    text=frozenset(
+        (
+            "pair",
+            "source",
+            "target",
+            "method",
+            "selection",
+            "measure",
+            "touched",
+            "not_applicable",
+            "commit",
+            "command",
+        )
+    ),
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -46,16 +81,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--pair", choices=list(PAIRS), help="one pair only")
     parser.add_argument("--row", choices=list(ROWS), help="one row only")
     parser.add_argument("--tier", type=int, choices=[1, 2, 3], default=1, help="how many of the rows")
-    parser.add_argument("--jobs", type=int, default=1, help="processes that share the cells")
-    parser.add_argument("--quick", action="store_true", help="tiny cells on digits")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the runs")
+    parser.add_argument("--quick", action="store_true", help="tiny runs on digits")
     parser.add_argument("--out", type=Path, help="also write the rows here")
     options = parser.parse_args(arguments)
     if options.quick:
         rows = quick()
     else:
         if options.stage == "run":
-            todo = cells([options.pair] if options.pair else list(PAIRS), 3 if options.row else options.tier)
-            share([cell for cell in todo if options.row in (None, cell[1])], options.jobs)
+            todo = planned(
+                [options.pair] if options.pair else list(PAIRS), 3 if options.row else options.tier
+            )
+            share([run for run in todo if options.row in (None, run[1])], options.jobs)
         rows = table()
     if options.out:
         write_json(options.out, {"rows": rows, "environment": describe()})
@@ -63,7 +100,7 @@ def main(arguments: list[str]) -> int:
 
 
 def share(todo: list[tuple[str, str, int]], jobs: int) -> None:
-    """Run the cells in `jobs` processes; each takes the next one that nobody has."""
+    """Run them in `jobs` processes; each takes the next one that nobody has."""
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=work, args=(todo,)) for _ in range(jobs)]
     for process in processes:
@@ -73,27 +110,26 @@ def share(todo: list[tuple[str, str, int]], jobs: int) -> None:
 
 
 def work(todo: list[tuple[str, str, int]]) -> None:
-    """Run every cell that is not done and that no other process is at."""
+    """Run every one that is not done and that no other process is at."""
     for pair, row, seed in todo:
         slug = "".join(c if c.isalnum() else "-" for c in row.lower())
-        record = CELLS / pair / f"{slug}-seed{seed}.json"
-        if record.exists():
+        if (pair, row, seed) in {key_of(RUNS_DONE, run) for run in read(RUNS_DONE)}:
             continue
         folder = RUNS / pair / f"{slug}-seed{seed}"
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder.with_suffix(".lock"), "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                cell = run_cell(pair, row, seed, folder)
+                run = run_one(pair, row, seed, folder)
             except (BlockingIOError, RunFolderError):
                 continue
-        write_json(record, cell)
+        put(RUNS_DONE, run)
         print(
-            f"{pair} {row} seed {seed}: {cell.get('target_before')} -> {cell.get('target_after')}", flush=True
+            f"{pair} {row} seed {seed}: {run.get('target_before')} -> {run.get('target_after')}", flush=True
         )
 
 
-def run_cell(pair: str, row: str, seed: int, folder: Path) -> dict[str, Any]:
+def run_one(pair: str, row: str, seed: int, folder: Path) -> dict[str, Any]:
     """One row of one pair with one seed, from the pair's source classifier of that seed."""
     from calib import comparison, run
     from calib.data import open_domains
@@ -105,7 +141,7 @@ def run_cell(pair: str, row: str, seed: int, folder: Path) -> dict[str, Any]:
     domains = open_domains(config)
     base = {
         "pair": pair,
-        "row": row,
+        "method": row,
         "seed": seed,
         "source": config.source.split("#")[-1],
         "target": config.target.split("#")[-1],
@@ -144,13 +180,12 @@ def run_cell(pair: str, row: str, seed: int, folder: Path) -> dict[str, Any]:
         before = {f"{name}_before": scores["accuracy"] for name, scores in found_before.items()}
         own = {
             **before,
-            **found,
+            **{name: value for name, value in found.items() if name != "method"},
             "classifier_unchanged": found.get("touched") == "nothing",
             "selection": "last",
         }
-    spent = {"seconds": time.perf_counter() - begun, "processor_seconds": time.process_time() - processor}
-    # Cells from before the environment was kept have none.
-    return {**base, **own, **spent, "environment": describe()}
+    spent = {"seconds": time.perf_counter() - begun, "core_seconds": time.process_time() - processor}
+    return {**base, **own, **spent, "settings": changed(pair, row), **ran_on()}
 
 
 def source_classifier(
@@ -226,43 +261,46 @@ def tiny_run(folder: Path, baselines: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def table() -> list[dict[str, Any]]:
-    """The rows of all finished cells; writes docs/results/calib.json, .md and .png when there are any."""
-    found = [json.loads(path.read_text()) for path in sorted(CELLS.glob("*/*.json"))]
-    rows = []
+    """The rows of all finished runs; writes docs/results/calib.json, .md and .png when there are any."""
+    found, rows = read(RUNS_DONE), []
     for pair in PAIRS:
         for row in ROWS:
-            same = sorted((c for c in found if (c["pair"], c["row"]) == (pair, row)), key=lambda c: c["seed"])
+            same = [run for run in found if (run["pair"], run["method"]) == (pair, row)]
             if same:
                 rows.append(summary(pair, row, same))
     if rows:
         from _calib_page import write_page
 
-        write_page(RESULTS, rows)
+        write_page(RESULTS, rows, by_class(found))
     return rows
 
 
 def summary(pair: str, row: str, same: list[dict[str, Any]]) -> dict[str, Any]:
     """One row of the results: lists over seeds."""
     first = same[0]
-    lists = {
-        name: [cell.get(name) for cell in same]
-        for name in (
-            *(*KEPT, "seconds", "processor_seconds", "latency_ratio"),
-            *(*SEGMENTATION, "translation_seconds", "label_flips"),
-        )
-    }
+    columns = {name: name for name in (*KEPT, "seconds")} | {"processor_seconds": "core_seconds"}
+    columns |= {name: name for name in ("latency_ratio", *SEGMENTATION, "translation_seconds", "label_flips")}
+    lists = {name: [run.get(column) for run in same] for name, column in columns.items()}
     return {
         "pair": pair,
         "source": first["source"],
         "target": first["target"],
         "method": row,
-        "seeds": [cell["seed"] for cell in same],
+        "seeds": [run["seed"] for run in same],
         **{name: values for name, values in lists.items() if None not in values},
         "selection": first["selection"],
-        "classifier_unchanged": all(cell["classifier_unchanged"] for cell in same),
+        "classifier_unchanged": all(run["classifier_unchanged"] for run in same),
         "touched": first.get("touched", "buffers" if "released" in row else "nothing"),
         **{name: first[name] for name in ("measure", "parameter_ratio", "not_applicable") if name in first},
-        "chosen_step": [cell.get("chosen_step") for cell in same],
+        "chosen_step": [run.get("chosen_step") for run in same],
+    }
+
+
+def by_class(found: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Of each pair the calibrator's figures by class, seed by seed."""
+    return {
+        pair: [run["per_class"] for run in found if (run["pair"], run["method"]) == (pair, "calibrator")]
+        for pair in PAIRS
     }
 
 

@@ -15,7 +15,7 @@ import torch
 from _calib_plan import DATA, SEEDS
 from _figures import options, write
 from calib.analysis import analyse
-from calib_accuracy import RUNS, run_cell, tiny_run
+from calib_accuracy import RUNS, run_one, tiny_run
 
 PAIR, ROW, CPU = "usps-mnist", "calibrator", torch.device("cpu")
 
@@ -32,7 +32,7 @@ def main() -> None:
         for seed in SEEDS:
             folder = RUNS / PAIR / f"{ROW}-seed{seed}"
             folder.mkdir(parents=True, exist_ok=True)
-            run_cell(PAIR, ROW, seed, folder)
+            run_one(PAIR, ROW, seed, folder)
             record["runs"].append({"seed": seed, **analyse(folder, CPU)})
             write(given.out, False, [], **record)
     else:

@@ -2,16 +2,15 @@
 
     python benchmarks/corsd_accuracy.py tune --jobs 2         # choose on images held out of the training set
     python benchmarks/corsd_accuracy.py final --jobs 2        # fresh seeds, the test set once; hours; resumable
-    python benchmarks/corsd_accuracy.py                       # docs/results/corsd.{md,json,png} from the cells
-    python benchmarks/corsd_accuracy.py --quick --out FILE    # two tiny cells: does it run?
+    python benchmarks/corsd_accuracy.py                       # docs/results/corsd.{md,json,png} from the runs
+    python benchmarks/corsd_accuracy.py --quick --out FILE    # two tiny runs: does it work?
 
 Protocol: `tune` gives every tuned row the same number of trials on a validation split; what it chose stands in
 CHOSEN, fixed in a commit; `final` trains with seeds that tuning never used and reads the test set once, after
 the last step.  Every row of a setting sees the same number of images.
 
-A cell is one setting, row and seed.  It trains in an ordinary run folder, goes on where it was interrupted, and
-leaves one small JSON in benchmarks/results/corsd_accuracy/.  Processes share the cells: one that another
-process trains is passed over.
+A run is one setting, method and seed: a line of benchmarks/results/corsd_accuracy.csv.  It trains in an ordinary run
+folder and goes on where it was interrupted.  Processes share the runs: one that another process trains is passed over.
 """
 
 import argparse
@@ -23,13 +22,24 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from _table import RAN_ON, Table, key_of, put, ran_on, read
 from corsd.config import LossWeights, TrainConfig
 from shared_core.run.atomic import read_json, write_json
 from shared_core.run.environment import describe
 from shared_core.run.folder import RunFolderError
 
 ROOT = Path(__file__).parents[1]
-CELLS = ROOT / "benchmarks" / "results" / "corsd_accuracy"
+MEASURED = (
+    *("accuracy", "train_accuracy", "images_seen", "core_seconds", "seconds"),
+    *("noise", "calibration_error", "validation_best"),
+)
+# `settings` is what the method changes of its setting.  Lines without a commit are older than the record of it.
+RUNS_DONE = Table(
+    ROOT / "benchmarks" / "results" / "corsd_accuracy.csv",
+    columns=("stage", "setting", "method", "seed", *MEASURED, "settings", *RAN_ON),
+    key=("stage", "setting", "method", "seed"),
+    text=frozenset(("stage", "setting", "method", "commit", "command")),
+)
 RUNS = ROOT / "runs" / "bench" / "corsd_accuracy"
 RESULTS = ROOT / "docs" / "results"
 # What torchdistill_accuracy.py wrote; it stands on the page too.
@@ -135,8 +145,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--tier", type=int, choices=[1, 2, 3], default=1, help="2 adds ablations, 3 further controls"
     )
-    parser.add_argument("--jobs", type=int, default=1, help="processes that share the cells")
-    parser.add_argument("--quick", action="store_true", help="two tiny cells on digits")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the runs")
+    parser.add_argument("--quick", action="store_true", help="two tiny runs on digits")
     parser.add_argument("--out", type=Path, help="also write the rows here")
     options = parser.parse_args(arguments)
     if options.quick:
@@ -144,15 +154,15 @@ def main(arguments: list[str]) -> int:
     else:
         names = [options.setting] if options.setting else list(SETTINGS)
         if options.stage != "table":
-            share([c for name in names for c in cells(options.stage, name, options.tier)], options.jobs)
+            share([r for name in names for r in planned(options.stage, name, options.tier)], options.jobs)
         rows = table()
     if options.out:
         write_json(options.out, {"rows": rows, "environment": describe()})
     return 0
 
 
-def cells(stage: str, setting: str, tier: int) -> list[tuple[str, str, str, int]]:
-    """(stage, setting, row, seed), seed by seed, so that an interrupted run leaves whole comparisons."""
+def planned(stage: str, setting: str, tier: int) -> list[tuple[str, str, str, int]]:
+    """(stage, setting, method, seed), seed by seed, so that an interrupted run leaves whole comparisons."""
     if stage == "tune":
         return [(stage, setting, row, seed) for seed in TUNING_SEEDS for row in TRIALS.get(setting, {})]
     rows = [TIER_1, TIER_1 | ABLATIONS, ROWS][tier - 1]
@@ -160,26 +170,34 @@ def cells(stage: str, setting: str, tier: int) -> list[tuple[str, str, str, int]
 
 
 def configuration(stage: str, setting: str, row: str) -> TrainConfig:
-    """The setting, then the row, then what was chosen for the row (or is on trial)."""
-    changes = (
-        dict(TRIALS[setting][row])
-        if stage == "tune"
-        else {**ROWS[row], **CHOSEN[setting]["CORSD" if row.startswith("CORSD") else "controls"]}
-    )
+    """The setting with what is changed for the method (or on trial)."""
     values = SETTINGS[setting].model_dump()
     if stage == "tune":
         values |= {"validation": 0.25, "evaluate_every": 10**9}  # after the last step only
-    for path, value in changes.items():
+    for path, value in changed(stage, setting, row).items():
         *parents, last = path.split(".")
         at = values
         for name in parents:
             at = at[name]
-        at[last] = value.model_dump() if isinstance(value, LossWeights) else value
+        at[last] = value
     return TrainConfig.model_validate(values)
 
 
+def changed(stage: str, setting: str, row: str) -> dict[str, Any]:
+    """What the method changes, with what was chosen for it, or the trial: by dotted key."""
+    changes = (
+        TRIALS[setting][row]
+        if stage == "tune"
+        else {**ROWS[row], **CHOSEN[setting]["CORSD" if row.startswith("CORSD") else "controls"]}
+    )
+    return {
+        path: value.model_dump() if isinstance(value, LossWeights) else value
+        for path, value in changes.items()
+    }
+
+
 def share(todo: list[tuple[str, str, str, int]], jobs: int) -> None:
-    """Train the cells in ``jobs`` processes; each takes the next one that nobody has."""
+    """Train the runs in ``jobs`` processes; each takes the next one that nobody has."""
     if jobs == 1:
         work(todo)
         return
@@ -196,31 +214,21 @@ def work(todo: list[tuple[str, str, str, int]]) -> None:
 
     for stage, setting, row, seed in todo:
         slug = "".join(c if c.isalnum() else "-" for c in row.lower())
-        record = CELLS / stage / setting / f"{slug}-seed{seed}.json"
         folder = RUNS / stage / setting / f"{slug}-seed{seed}"
-        if record.exists():
+        if (stage, setting, row, seed) in {key_of(RUNS_DONE, run) for run in read(RUNS_DONE)}:
             continue
         try:
             result = train_cell(configuration(stage, setting, row), seed, folder, resume=True)
         except RunFolderError:
             continue  # another process is at it
-        keep = (
-            "accuracy",
-            "train_accuracy",
-            "validation_best",
-            "noise",
-            "calibration_error",
-            "images_seen",
-            "seconds",
-        )
-        cell = {"setting": setting, "row": row, "seed": seed, **{k: result[k] for k in keep if k in result}}
-        cell["environment"] = describe()  # cells from before this was kept have none
+        run = {"stage": stage, "setting": setting, "method": row, "seed": seed}
+        run |= {name: result[name] for name in MEASURED if name in result}
+        run |= {"settings": changed(stage, setting, row), **ran_on()}
         if stage == "tune":
-            cell = {**cell, "accuracy": last_validation(folder)}  # the test set stays unread by choices
-            del cell["noise"], cell["calibration_error"]
-        record.parent.mkdir(parents=True, exist_ok=True)
-        write_json(record, cell)
-        print(f"{stage} {setting} {row} seed {seed}: {cell['accuracy']:.2f}", flush=True)
+            run["accuracy"] = last_validation(folder)  # the test set stays unread by choices
+            del run["noise"], run["calibration_error"]
+        put(RUNS_DONE, run)
+        print(f"{stage} {setting} {row} seed {seed}: {run['accuracy']:.2f}", flush=True)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
@@ -244,14 +252,13 @@ def quick() -> list[dict[str, Any]]:
 
 
 def table() -> list[dict[str, Any]]:
-    """The rows of all finished cells; writes docs/results/corsd.json, .md and .png when there are any."""
-    found = [json.loads(path.read_text()) for path in sorted((CELLS / "final").glob("*/*.json"))]
-    rows = []
+    """The rows of all finished runs; writes docs/results/corsd.json, .md and .png when there are any."""
+    done, rows = read(RUNS_DONE), []
     for setting in SETTINGS:
         by_row: dict[str, dict[int, dict]] = {}
-        for cell in found:
-            if cell["setting"] == setting:
-                by_row.setdefault(cell["row"], {})[cell["seed"]] = cell
+        for run in done:
+            if (run["stage"], run["setting"]) == ("final", setting):
+                by_row.setdefault(run["method"], {})[run["seed"]] = run
         baseline = by_row.get("cross-entropy", {})
         for row in ROWS:
             seeds = sorted(by_row.get(row, {}).keys() & baseline.keys())
@@ -261,7 +268,8 @@ def table() -> list[dict[str, Any]]:
         from _accuracy_page import write_page
 
         peer = read_json(PEER) if PEER.exists() else None
-        write_page(RESULTS, rows, SETTING_NOTES, tuning(), list(TIER_1), peer)
+        trials = [run for run in done if run["stage"] == "tune"]
+        write_page(RESULTS, rows, SETTING_NOTES, trials, list(TIER_1), peer)
     return rows
 
 
@@ -281,11 +289,6 @@ def summary(setting: str, row: str, seeds: list[int], own: dict, baseline: dict)
         "images_seen": own[seeds[0]]["images_seen"],
         "seconds": [own[s]["seconds"] for s in seeds],
     }
-
-
-def tuning() -> list[dict[str, Any]]:
-    """All trials: setting, trial, validation accuracy."""
-    return [json.loads(path.read_text()) for path in sorted((CELLS / "tune").glob("*/*.json"))]
 
 
 if __name__ == "__main__":

@@ -10,14 +10,13 @@ pay for, and one judge names all: what it costs in accuracy and in variety to tu
 fsd's own dependency, at the version in uv.lock, so no environment of its own is made.
 """
 
-import json
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import torch
-from _diversity_cells import CELLS, weights_hash
+from _diversity_cells import records, weights_hash
 from _diversity_plan import METHODS, work
 from _figures import difference, interleaved, options, ratio, write
 from _step import clock_name, seconds
@@ -32,6 +31,7 @@ from fsd.sampling import ddim
 from torch import Tensor
 
 PRIOR, SCALE, STEPS, BATCH = "camera-free", 4.0, 20, 16
+COMPARED = ("sds", "fsd-beta1")
 AGREE = 100.0
 
 
@@ -62,9 +62,7 @@ def main() -> None:
         ratio("fsd's adapter over plain diffusers", f"DDIM, {steps} steps", f"s per {len(some)} pictures, "
               f"{clock_name('cpu')}", values, "fsd", "diffusers", quick=given.quick)
     )  # fmt: skip
-    found = [
-        beside(pipe, cells, steps, given.quick) for cells in finished(CELLS)[: 1 if given.quick else None]
-    ]
+    found = [beside(pipe, cells, steps, given.quick) for cells in finished()[: 1 if given.quick else None]]
     write(given.out, given.quick, figures, largest_difference=float((theirs - ours).abs().max()),
           steps=steps, guidance_scale=SCALE, weights=weights_hash(PRIOR), prompts=found)  # fmt: skip
 
@@ -99,15 +97,14 @@ def discard(_pictures: Tensor) -> None:
     """What is timed gives nothing back."""
 
 
-def finished(folder: Path) -> list[dict[str, dict[str, Any]]]:
+def finished() -> list[dict[str, dict[str, Any]]]:
     """By prompt, the cells of SDS and FSD on these weights."""
     by_prompt: dict[str, dict[str, dict[str, Any]]] = {}
-    for method in ("sds", "fsd-beta1"):
-        assert method in METHODS
-        for path in sorted((folder / "main" / PRIOR).glob(f"{method}--*.json")):
-            cell = json.loads(path.read_text(encoding="utf-8"))
-            if cell["weights"] == weights_hash(PRIOR):
-                by_prompt.setdefault(cell["prompt"], {})[method] = cell
+    assert METHODS.keys() >= set(COMPARED)
+    for cell in records():
+        of_prior = (cell["stage"], cell["prior"], cell["weights"]) == ("main", PRIOR, weights_hash(PRIOR))
+        if of_prior and cell["method"] in COMPARED:
+            by_prompt.setdefault(cell["prompt"], {})[cell["method"]] = cell
     return [cells for cells in by_prompt.values() if len(cells) == 2]
 
 

@@ -7,10 +7,10 @@
     python benchmarks/fsd_diversity.py                        # docs/results/fsd.{md,json} and figures from the cells
     python benchmarks/fsd_diversity.py --quick --out FILE     # tiny cells of a tiny prior: does it run?
 
-A cell is one prior, method and prompt with four seeds, and leaves one small JSON and one picture in
-benchmarks/results/fsd_diversity/.  Its objects are made in runs/ and go on where they were interrupted; processes
-share the cells.  Cells of other weights or settings than the present ones are not mixed in: `run` makes them anew,
-and the page says that it ignored them.
+A cell is one prior, method and prompt with four seeds: a line of benchmarks/results/fsd_diversity.csv.  Its objects
+and a picture of them are made in runs/, and it goes on where it was interrupted; processes share the cells.  Cells of
+other weights or settings than the present ones are not mixed in: `run` makes them anew, and the page says that it
+ignored them.
 
 `tune` takes each method's learning rate times steps by the rule in _diversity_plan.py and writes it to
 fsd_diversity_settings.json, which is committed before `run`.  All methods get the same number of passes of the prior.
@@ -19,7 +19,7 @@ fsd_diversity_settings.json, which is committed before `run`.  All methods get t
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--weights", type=Path, help="folder with multi-view/ and camera-free/ in place of the package's"
     )
-    parser.add_argument("--cells", type=Path, default=cells.CELLS, help="where the records are kept")
+    parser.add_argument("--table", type=Path, default=cells.TABLE.path, help="where the records are kept")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the page is written")
     parser.add_argument("--settings", type=Path, default=plan.SETTINGS, help="what tune chose")
     parser.add_argument("--quick", action="store_true", help="tiny cells of a tiny prior")
@@ -92,14 +92,16 @@ def produce(options: argparse.Namespace, chosen: dict[str, Any]) -> int:
     if missing:
         print(f"no weights of {' and '.join(missing)} in {options.weights or 'the package'}", file=sys.stderr)
         return 1
-    for line in cells.foreign(todo, known, options.cells):
+    table = cells.TABLE._replace(path=options.table)
+    before = cells.done(table)
+    for line in cells.foreign(todo, known, before):
         print(line, file=sys.stderr)
-    print(cells.estimate(todo, known, options.cells), flush=True)
+    print(cells.estimate(todo, known, before), flush=True)
     if options.estimate:
         return 0
-    failed = cells.share(todo, options.jobs, options.weights, options.cells, cells.RUNS)
+    failed = cells.share(todo, options.jobs, options.weights, table, cells.RUNS)
     if options.stage == "tune":
-        tuned = tune(todo, chosen, known, options.cells)
+        tuned = tune(todo, chosen, known, cells.done(table))
         write_json(options.settings, tuned)
         print(f"wrote {options.settings}: {tuned['product']}")
     return failed
@@ -136,7 +138,10 @@ def common(kept: dict[str, Any], changes: Sequence[str], priors: Sequence[str]) 
 
 
 def tune(
-    todo: Sequence[plan.Cell], chosen: dict[str, Any], known: dict[str, str | None], root: Path
+    todo: Sequence[plan.Cell],
+    chosen: dict[str, Any],
+    known: dict[str, str | None],
+    done: Mapping[tuple[Any, ...], dict[str, Any]],
 ) -> dict[str, Any]:
     """The settings with the best product of every prior and method whose grid is complete; others keep theirs."""
     product = {prior: dict(chosen.get("product", {}).get(prior, {})) for prior in plan.PRIORS}
@@ -147,7 +152,7 @@ def tune(
     grids: dict[tuple[str, str], dict[float, list[dict[str, Any] | None]]] = {}
     for cell in todo:
         method, _, value = cell.method.partition(" at ")
-        found = cells.finished(cell, known[cell.prior], root)
+        found = cells.finished(cell, known[cell.prior], done)
         grids.setdefault((cell.prior, method), {}).setdefault(float(value), []).append(found)
     for (prior, method), grid in grids.items():
         if any(record is None for records in grid.values() for record in records):
@@ -183,7 +188,7 @@ def page(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of all finished cells; writes the page when there are any."""
     from _diversity_page import load, rows, write_page
 
-    found = load(options.cells, options.settings, options.weights)
+    found = load(cells.TABLE._replace(path=options.table), options.settings, options.weights)
     for line in found.ignored:
         print(line, file=sys.stderr)
     if found.main:
@@ -207,12 +212,11 @@ def quick(folder: Path) -> list[dict[str, Any]]:
         for cell in plan.main_cells(1, {}, ["multi-view"])
         if cell.prompt == "a red object" and cell.method in ("sds", "fsd-beta1")
     ]
-    failed = cells.work(todo, folder / "weights", folder / "cells", folder / "runs")
+    table = cells.TABLE._replace(path=folder / "cells.csv")
+    failed = cells.work(todo, folder / "weights", table, folder / "runs")
     if failed:
         raise RuntimeError(failed[0])
-    known = cells.weights_hash("multi-view", folder / "weights")
-    records = [cells.finished(cell, known, folder / "cells") for cell in todo]
-    return rows(Found([record for record in records if record], {}, {}, [], folder / "cells", [], []))
+    return rows(Found(cells.records(table), {}, {}, [], [], []))
 
 
 if __name__ == "__main__":

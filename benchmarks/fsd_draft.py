@@ -3,7 +3,7 @@
     python benchmarks/fsd_draft.py --out FILE [--quick]
 
 The eight prompts of fsd_diversity.py's first tier, four seeds each, with the preset as it comes (mesh and turntable
-too), on one thread: some eight minutes.  An object is a cell of its prompt in results/fsd_diversity/draft/, and a run
+too), on one thread: some eight minutes.  A prompt is a line of results/fsd_diversity.csv, stage `draft`, and a run
 that was interrupted goes on.  Prompt accuracy is known for all but "an object", which asks for
 nothing.
 """
@@ -28,11 +28,13 @@ def main() -> int:
         preset, prompts = preset | {"steps": 2, "frames": 2, "mesh_resolution": 16}, ["a red object"]
     todo = [plan.Cell("draft", "multi-view", "draft", prompt, plan.SEEDS, preset) for prompt in prompts]
     with tempfile.TemporaryDirectory() as scratch:
-        root, runs = (Path(scratch), Path(scratch)) if given.quick else (cells.CELLS, cells.RUNS)
-        if cells.work(todo, None, root, runs):
+        table, runs = cells.TABLE, cells.RUNS
+        if given.quick:
+            table, runs = table._replace(path=Path(scratch, "cells.csv")), Path(scratch)
+        if cells.work(todo, None, table, runs):
             return 1
-        known = cells.weights_hash("multi-view")
-        records = [record for cell in todo if (record := cells.finished(cell, known, root))]
+        known, done = cells.weights_hash("multi-view"), cells.done(table)
+        records = [record for cell in todo if (record := cells.finished(cell, known, done))]
     spent = [record["core_seconds"] for record in records if record["core_seconds"] is not None]
     right = [100 * record["prompt_accuracy"] for record in records if record["prompt_accuracy"] is not None]
     figures = [

@@ -1,4 +1,4 @@
-"""The accuracy benchmark: it runs, every row is a valid configuration, and its page says what the cells say."""
+"""The accuracy benchmark: it runs, every row is a valid configuration, and its page says what the table says."""
 
 import json
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from corsd.config import TrainConfig
 from shared_core.run.command import command_parser, run_arguments
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -56,10 +57,11 @@ def test_tuning_and_final_seeds_do_not_meet_and_trials_are_equal_in_number(bench
         assert sum(t["method"] == "ce" for t in trials.values()) * 2 == len(trials)
 
 
-def _cell(row, seed, accuracy, benchmark):
+def _run(row, seed, accuracy):
     return {
+        "stage": "final",
         "setting": "digits",
-        "row": row,
+        "method": row,
         "seed": seed,
         "accuracy": accuracy,
         "train_accuracy": 100.0,
@@ -70,9 +72,19 @@ def _cell(row, seed, accuracy, benchmark):
     }
 
 
-def test_page_pairs_seeds_and_claims_no_difference_that_chance_explains(benchmark, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "CELLS", tmp_path / "cells")
+@pytest.fixture
+def elsewhere(benchmark, tmp_path, monkeypatch):
+    """The benchmark with a table, runs and pages of its own."""
+    monkeypatch.setattr(benchmark, "RUNS_DONE", benchmark.RUNS_DONE._replace(path=tmp_path / "runs.csv"))
+    monkeypatch.setattr(benchmark, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(benchmark, "RESULTS", tmp_path / "results")
+    return benchmark
+
+
+def test_page_pairs_seeds_and_claims_no_difference_that_chance_explains(elsewhere, tmp_path):
+    from _table import put
+
+    benchmark = elsewhere
     accuracy = {
         "cross-entropy": [90.0, 92.0, 94.0],
         "deep supervision": [91.0, 93.2, 94.8],
@@ -80,10 +92,7 @@ def test_page_pairs_seeds_and_claims_no_difference_that_chance_explains(benchmar
         "CORSD (triplets)": [92.0, 94.1, 96.0],
     }
     for row, values in accuracy.items():
-        for seed, value in zip((10, 11, 12), values, strict=True):
-            file = tmp_path / "cells" / "final" / "digits" / f"{row}-{seed}.json"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(_cell(row, seed, value, benchmark)))
+        put(benchmark.RUNS_DONE, *(_run(row, *own) for own in zip((10, 11, 12), values, strict=True)))
     rows = {row["method"]: row for row in benchmark.table()}
     assert rows["CORSD (triplets)"]["accuracy"] == [92.0, 94.1, 96.0]
     assert rows["CORSD (triplets)"]["baseline"] == [90.0, 92.0, 94.0]
@@ -97,27 +106,55 @@ def test_page_pairs_seeds_and_claims_no_difference_that_chance_explains(benchmar
     assert (tmp_path / "results" / "corsd.png").stat().st_size > 1000
 
 
-def test_cells_keep_their_environment_and_older_ones_without_it_remain_valid(
-    benchmark, tmp_path, monkeypatch
+def test_runs_are_added_with_settings_and_versions_and_older_ones_without_remain_valid(
+    elsewhere, monkeypatch
 ):
     import corsd.train
+    from _table import put, read
 
-    monkeypatch.setattr(benchmark, "CELLS", tmp_path / "cells")
-    monkeypatch.setattr(benchmark, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(benchmark, "RESULTS", tmp_path / "results")
-    made = _cell("cross-entropy", 10, 90.0, benchmark)
-    monkeypatch.setattr(corsd.train, "train_cell", lambda *given, **more: made)
-    benchmark.work([("final", "digits", "cross-entropy", 10)])
-    folder = tmp_path / "cells/final/digits"
-    (new,) = [json.loads(file.read_text()) for file in folder.iterdir()]
-    assert new["environment"]["packages"]["torch"]
-    (folder / "older.json").write_text(json.dumps(made | {"seed": 11}))
-    (row,) = benchmark.table()
+    made = _run("cross-entropy", 10, 90.0)
+    trained = []
+    monkeypatch.setattr(corsd.train, "train_cell", lambda *given, **more: trained.append(given) or made)
+    for _ in range(2):  # what has a line is not trained again
+        elsewhere.work([("final", "digits", "cross-entropy", 10)])
+    assert len(trained) == 1
+    (new,) = read(elsewhere.RUNS_DONE)
+    assert new["versions"]["torch"]
+    assert new["settings"] == {"method": "ce"}
+    put(elsewhere.RUNS_DONE, made | {"seed": 11})
+    (row,) = elsewhere.table()
     assert row["seeds"] == [10, 11]
 
 
-def test_the_committed_page_says_what_the_committed_cells_say(benchmark, tmp_path, monkeypatch):
-    """Run `python benchmarks/corsd_accuracy.py` after new cells."""
+def test_trials_are_scored_by_the_validation_split(elsewhere, monkeypatch):
+    import corsd.train
+    from _table import read
+
+    def trained(config, seed, folder, resume):
+        folder.mkdir(parents=True)
+        (folder / "metrics.jsonl").write_text('{"validation": 1.0}\n{"validation": 2.0}\n')
+        return _run("any", 0, 90.0)
+
+    monkeypatch.setattr(corsd.train, "train_cell", trained)
+    elsewhere.work([("tune", "cifar100-2k", "CORSD, rate 0.2", 0)])
+    (run,) = read(elsewhere.RUNS_DONE)
+    assert (run["stage"], run["accuracy"]) == ("tune", 2.0)
+    assert "noise" not in run
+    assert elsewhere.table() == []
+
+
+def test_the_table_has_the_columns_that_others_read_and_a_line_of_every_run_is_planned(benchmark):
+    from _table import read
+
+    wanted = ("setting", "method", "seed", "accuracy", "train_accuracy", "images_seen", "core_seconds")
+    assert set(wanted) <= set(benchmark.RUNS_DONE.columns)
+    for run in read(benchmark.RUNS_DONE):
+        TrainConfig.model_validate(benchmark.configuration(run["stage"], run["setting"], run["method"]))
+        assert run["settings"] == benchmark.changed(run["stage"], run["setting"], run["method"])
+
+
+def test_the_committed_page_says_what_the_committed_runs_say(benchmark, tmp_path, monkeypatch):
+    """Run `python benchmarks/corsd_accuracy.py` after new runs."""
     monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
     assert benchmark.table()
     for name in ("corsd.md", "corsd.json"):

@@ -79,8 +79,8 @@ def test_the_full_schedule_is_the_presets_own_and_the_second_tier():
         changed -= {"training", "loss", "views", "neighbours", "optim"}
         assert changed == {"data_root", "threads", "device"}
         assert (config.training, config.loss, config.optim) == (preset.training, preset.loss, preset.optim)
-    cells = set(calib_accuracy.cells(list(calib_accuracy.PAIRS), 2))
-    added = cells - set(calib_accuracy.cells(list(calib_accuracy.PAIRS), 1))
+    planned = set(calib_accuracy.planned(list(calib_accuracy.PAIRS), 2))
+    added = planned - set(calib_accuracy.planned(list(calib_accuracy.PAIRS), 1))
     assert added == {
         (pair, "calibrator full schedule", seed)
         for pair in ("usps-mnist", "mnist-usps")
@@ -142,7 +142,7 @@ def test_the_translated_row_trains_classifier_and_calibrator_on_translated_image
 
     monkeypatch.setattr(source_classifier, "train_on", train_on)
     folder = tmp_path / "runs/digits/calibrator-translated-seed1"
-    cell = tiny.run_cell("digits", "calibrator translated", 1, folder)
+    cell = tiny.run_one("digits", "calibrator translated", 1, folder)
     translated = open_dataset(f"imagefolder:{tmp_path}/runs/digits/translation", "train")
     assert torch.equal(seen[True], torch.stack([translated[k][0] for k in range(6)]))
     # The classifier of all other rows, which judges the translations, knows originals only.
@@ -154,25 +154,66 @@ def test_the_translated_row_trains_classifier_and_calibrator_on_translated_image
     assert "runs/digits/translation" in config
     # Once more, as after an interruption: neither is made again.
     monkeypatch.setattr(source_classifier, "train_on", None)
-    again = tiny.run_cell("digits", "calibrator translated", 1, folder)
+    again = tiny.run_one("digits", "calibrator translated", 1, folder)
     assert again["label_flips"] == cell["label_flips"]
     assert again["translation_seconds"] == cell["translation_seconds"]
 
 
-def test_cells_of_a_segmentation_keep_all_its_scores(tiny, tmp_path):
-    cell = tiny.run_cell("streets", "calibrator", 1, tmp_path / "runs/streets/calibrator-seed1")
+def test_runs_of_a_segmentation_keep_all_its_scores(tiny, tmp_path):
+    from _table import put, read
+
+    cell = tiny.run_one("streets", "calibrator", 1, tmp_path / "runs/streets/calibrator-seed1")
     assert cell["measure"] == "mIoU"
     for score in ("frequency_weighted_iou", "pixel_accuracy"):
         assert set(cell[score]) == set(tiny.KEPT)
         assert all(0 <= value <= 100 for value in cell[score].values())
     assert cell["pixel_accuracy"]["target_after"] >= cell["frequency_weighted_iou"]["target_after"]
-    assert cell["environment"]["packages"]["calib-uda"]
-    # Cells from before these were kept.
+    assert cell["versions"]["calib-uda"]
+    # Runs from before these were kept.
     (old, new) = ({**cell, "seed": seed} for seed in (1, 2))
-    del old["environment"]
+    del old["versions"], old["commit"]
     assert tiny.summary("streets", "calibrator", [new])["pixel_accuracy"] == [cell["pixel_accuracy"]]
     del old["pixel_accuracy"]
     assert "pixel_accuracy" not in tiny.summary("streets", "calibrator", [old, new])
+    # All of it finds a column, and comes back from the table.
+    table = tiny.RUNS_DONE._replace(path=tmp_path / "runs.csv")
+    put(table, old, new)
+    kept = [{name: value for name, value in run.items() if value is not None} for run in (old, new)]
+    assert read(table) == kept
+
+
+def test_the_table_has_the_columns_that_others_read_and_settings_of_every_run():
+    import calib_accuracy
+    from _table import read
+
+    wanted = (
+        *(
+            "source",
+            "target",
+            "method",
+            "seed",
+            "source_before",
+            "source_after",
+            "target_before",
+            "target_after",
+        ),
+        *("classifier_unchanged", "core_seconds"),
+    )
+    assert set(wanted) <= set(calib_accuracy.RUNS_DONE.columns)
+    for found in read(calib_accuracy.RUNS_DONE):
+        assert found["settings"] == calib_accuracy.changed(found["pair"], found["method"])
+
+
+def test_a_baseline_runs_under_its_name_in_the_table(tiny, tmp_path):
+    """A run of a baseline has the method's name of the plan, and its columns."""
+    from _table import put, read
+
+    found = tiny.run_one("digits", "DANN", 1, tmp_path / "runs/digits/dann-seed1")
+    table = tiny.RUNS_DONE._replace(path=tmp_path / "runs.csv")
+    put(table, found)
+    (back,) = read(table)
+    assert (back["method"], back["touched"]) == ("DANN", found["touched"])
+    assert back["settings"] == {"baselines": ["dann"]}
 
 
 @pytest.mark.slow

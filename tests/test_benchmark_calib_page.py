@@ -34,11 +34,11 @@ def row(method, target_after, source_after=(97.0, 96.0, 95.0), pair="usps-mnist"
     return {**values, **more}
 
 
-def page(tmp_path, rows, measured=None):
+def page(tmp_path, rows, measured=None, by_class=None):
     from _calib_page import write_page
 
     folder = tmp_path / "page"
-    write_page(folder, rows, measured or tmp_path / "none")
+    write_page(folder, rows, by_class or {}, measured or tmp_path / "none")
     return (folder / "calib.md").read_text()
 
 
@@ -258,17 +258,15 @@ def test_findings_are_means_over_seeds_with_their_figure(tmp_path):
 
 
 def test_classes_show_where_the_rest_is_lost(tmp_path):
-    cells = tmp_path / "measured/calib_accuracy/usps-mnist"
-    cells.mkdir(parents=True)
-    for seed, shift in ((1, 0.0), (2, 4.0)):
-        found = {"target_before": [50.0 + shift, None], "target_after": [80.0 + shift, None]}
-        (cells / f"calibrator-seed{seed}.json").write_text(json.dumps({"per_class": found}))
-    text = page(tmp_path, [row("calibrator", (85.0, 87.0, 89.0))], tmp_path / "measured")
+    found = [
+        {"target_before": [50.0 + shift, None], "target_after": [80.0 + shift, None]} for shift in (0.0, 4.0)
+    ]
+    text = page(tmp_path, [row("calibrator", (85.0, 87.0, 89.0))], by_class={"usps-mnist": found})
     assert "| before | 52.0 | - |" in text
     assert "| after | 82.0 | - |" in text
 
 
-def test_further_scores_and_translations_are_shown_where_cells_kept_them(tmp_path):
+def test_further_scores_and_translations_are_shown_where_runs_kept_them(tmp_path):
     scores = {"source_before": 80.0, "source_after": 79.0, "target_before": 40.0, "target_after": 42.0}
     more = {"pixel_accuracy": [scores, scores, {**scores, "target_after": 45.0}]}
     streets = row("calibrator", (71.0, 73.0, 75.0), pair="camvid-day-dusk", measure="mIoU", **more)
@@ -308,8 +306,8 @@ def test_half_finished_rows_make_a_page(tmp_path):
     assert "is not finished" in page(tmp_path, [half])
 
 
-def test_the_committed_page_says_what_the_committed_cells_say(tmp_path, monkeypatch):
-    """Run `python benchmarks/calib_accuracy.py` after new cells."""
+def test_the_committed_page_says_what_the_committed_runs_say(tmp_path, monkeypatch):
+    """Run `python benchmarks/calib_accuracy.py` after new runs."""
     import calib_accuracy
 
     monkeypatch.setattr(calib_accuracy, "RESULTS", tmp_path)

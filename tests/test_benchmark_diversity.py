@@ -41,6 +41,22 @@ def cell(prior: str = "multi-view", prompt: str = "a red object", steps: int = 2
     return plan.Cell("main", prior, "fsd-beta1", prompt, (0, 1), settings)
 
 
+def table_of(folder: Path):
+    """The benchmark's table, elsewhere."""
+    import _diversity_cells as cells
+
+    return cells.TABLE._replace(path=folder / "cells.csv")
+
+
+def put(folder: Path, one, **record) -> None:
+    """A line for the cell."""
+    import _diversity_cells as cells
+    import _table
+
+    own = dict(zip(cells.KEY, one, strict=False)) | {"settings": one.settings, "seeds": list(one.seeds)}
+    _table.put(table_of(folder), own | record)
+
+
 def test_a_quick_run_writes_rows(tmp_path):
     import fsd_diversity
 
@@ -143,22 +159,22 @@ def test_tuning_takes_diversity_only_where_quality_allows(candidates, picked):
     assert plan.choose([dict(zip(names, values, strict=True)) for values in candidates])["product"] == picked
 
 
-def test_a_cell_leaves_a_small_record_and_picture(weights, tmp_path):
+def test_a_cell_leaves_a_line_and_a_small_picture(weights, tmp_path):
     import _diversity_cells as cells
 
     one = cell("camera-free")
-    assert cells.work([one], weights, tmp_path / "cells", tmp_path / "runs") == []
-    path = cells.record_of(one, tmp_path / "cells")
-    record = json.loads(path.read_text())
+    table = table_of(tmp_path)
+    assert cells.work([one], weights, table, tmp_path / "runs") == []
+    (record,) = cells.records(table)
     assert record["network_calls"] == 2
     assert record["weights"] == cells.weights_hash("camera-free", weights)
     assert record["core_seconds"] > 0
     assert len(record["labels"]) == 2
-    assert path.with_suffix(".png").stat().st_size < cells.SHEET_BYTES
+    sheet = cells.folder_of(one, record["weights"], tmp_path / "runs") / "sheet.png"
+    assert sheet.stat().st_size < cells.SHEET_BYTES
+    assert record["versions"]["fsd"]
     assert not list((tmp_path / "runs").rglob("checkpoints"))
-    assert "0 of 1 cells left" in cells.estimate(
-        [one], {"camera-free": record["weights"]}, tmp_path / "cells"
-    )
+    assert "0 of 1 cells left" in cells.estimate([one], {"camera-free": record["weights"]}, cells.done(table))
 
 
 def test_cells_of_other_weights_or_settings_are_refused(weights, tmp_path):
@@ -166,8 +182,6 @@ def test_cells_of_other_weights_or_settings_are_refused(weights, tmp_path):
 
     one, known = cell(), cells.weights_hash("multi-view", weights)
     assert known != cells.weights_hash("camera-free", weights)
-    path = cells.record_of(one, tmp_path)
-    path.parent.mkdir(parents=True)
     record = {"weights": known, "settings": one.settings, "seeds": [0, 1]}
     for change, why in (
         ({}, None),
@@ -175,12 +189,14 @@ def test_cells_of_other_weights_or_settings_are_refused(weights, tmp_path):
         ({"settings": one.settings | {"beta": 0.5}}, "settings or seeds"),
         ({"seeds": [0, 1, 2, 3]}, "settings or seeds"),
     ):
-        path.write_text(json.dumps(record | change))
-        found = cells.finished(one, known, tmp_path)
-        lines = cells.foreign([one], {"multi-view": known}, tmp_path)
-        assert (found is not None) == (why is None)
-        assert lines == (
-            [] if why is None else [f"{path.relative_to(tmp_path)}: made with other {why}, ignored"]
+        put(tmp_path, one, **record | change)
+        done = cells.done(table_of(tmp_path))
+        assert len(done) == 1
+        assert (cells.finished(one, known, done) is not None) == (why is None)
+        assert cells.foreign([one], {"multi-view": known}, done) == (
+            []
+            if why is None
+            else [f"main multi-view fsd-beta1 'a red object': made with other {why}, ignored"]
         )
 
 
@@ -189,28 +205,27 @@ def test_work_that_another_process_is_at_is_left_to_it(weights, tmp_path, capsys
 
     import _diversity_cells as cells
 
-    one = cell()
-    cells.work([one], weights, tmp_path / "cells", tmp_path / "runs")
-    record = cells.record_of(one, tmp_path / "cells")
-    record.unlink()
+    one, table = cell(), table_of(tmp_path)
+    cells.work([one], weights, table, tmp_path / "runs")
+    table.path.unlink()
     (lock,) = (tmp_path / "runs/main/multi-view").glob("*/.lock")
     with open(lock, "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert cells.work([one], weights, tmp_path / "cells", tmp_path / "runs") == []
-    assert not record.exists()
-    # its objects are there, so only the record is made anew
-    cells.work([one], weights, tmp_path / "cells", tmp_path / "runs")
-    assert json.loads(record.read_text())["core_seconds"] is None
+        assert cells.work([one], weights, table, tmp_path / "runs") == []
+    assert cells.records(table) == []
+    # its objects are there, so only the line is made anew
+    cells.work([one], weights, table, tmp_path / "runs")
+    (record,) = cells.records(table)
+    assert record["core_seconds"] is None
 
 
 def test_a_cell_that_fails_is_told_and_the_next_one_is_made(weights, tmp_path):
     import _diversity_cells as cells
 
     bad, good = cell(optim={"learning_rate": 1e38}), cell(prompt="a car", steps=1)
-    (failure,) = cells.work([bad, good], weights, tmp_path / "cells", tmp_path / "runs")
+    (failure,) = cells.work([bad, good], weights, table_of(tmp_path), tmp_path / "runs")
     assert failure.startswith("multi-view fsd-beta1 'a red object': ")
-    assert not cells.record_of(bad, tmp_path / "cells").exists()
-    assert cells.record_of(good, tmp_path / "cells").exists()
+    assert [record["prompt"] for record in cells.records(table_of(tmp_path))] == ["a car"]
 
 
 SCRIPT = """
@@ -219,7 +234,7 @@ sys.path[:0] = [{benchmarks!r}, {tests!r}]
 from pathlib import Path
 import _diversity_cells as cells
 from fsd import generate
-from test_benchmark_diversity import cell
+from test_benchmark_diversity import cell, table_of
 
 take_step = generate.try_step
 
@@ -229,7 +244,8 @@ def dying(config, step, *more):
     return take_step(config, step, *more)
 
 generate.try_step = dying
-cells.work([cell(steps=12)], Path({weights!r}), Path({root!r}) / "cells", Path({root!r}) / "runs")
+root = Path({root!r})
+cells.work([cell(steps=12)], Path({weights!r}), table_of(root), root / "runs")
 """
 
 
@@ -238,6 +254,7 @@ def test_a_cell_that_was_killed_goes_on_and_ends_the_same(weights, tmp_path):
     """Killed outright in the middle of its first object, then made again, against one that ran through."""
     import _diversity_cells as cells
     import torch
+    from _table import RAN_ON
 
     torch.set_num_threads(1)
     one, killed = cell(steps=12), tmp_path / "killed"
@@ -249,10 +266,10 @@ def test_a_cell_that_was_killed_goes_on_and_ends_the_same(weights, tmp_path):
     assert not list(killed.rglob("object.json"))
     records = []
     for root in (killed, tmp_path / "straight"):
-        assert cells.work([one], weights, root / "cells", root / "runs") == []
-        records.append(json.loads(cells.record_of(one, root / "cells").read_text()))
+        assert cells.work([one], weights, table_of(root), root / "runs") == []
+        records += cells.records(table_of(root))
     for record in records:
-        for clock in ("seconds", "core_seconds", "peak_memory_gb", "environment"):
+        for clock in ("seconds", "core_seconds", "peak_memory_gb", *RAN_ON):
             del record[clock]
     assert records[0] == records[1]
     pictures = [
@@ -273,13 +290,10 @@ def test_tune_chooses_from_whole_grids_and_keeps_the_rest(weights, tmp_path):
     found = {"sds at 2.5": 1.0, "sds at 5": 2.0, "fsd-beta1 at 2.5": 3.0}
     for one in todo:
         if one.method in found:
-            path = cells.record_of(one, tmp_path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            record = {"weights": "w", "settings": one.settings, "seeds": list(one.seeds)}
             quality = {"prompt_accuracy": 0.9, "view_consistency": 0.8}
-            path.write_text(json.dumps({**record, **quality, "cross_fid": found[one.method]}))
+            put(tmp_path, one, weights="w", cross_fid=found[one.method], **quality)
     before = {"product": {"multi-view": {"fsd-beta1": 1.25}}, "common": {"multi-view": {"steps": 200}}}
-    tuned = fsd_diversity.tune(todo, before, known, tmp_path)
+    tuned = fsd_diversity.tune(todo, before, known, cells.done(table_of(tmp_path)))
     assert tuned["product"]["multi-view"] == {"fsd-beta1": 1.25, "sds": 5.0}
     assert tuned["tried"]["multi-view"] == {
         "sds": [

@@ -295,14 +295,9 @@ def test_what_is_missing_is_listed_with_the_commands_that_make_it():
 def test_where_the_cells_come_from_is_counted():
     import _diversity_gaps as gaps
 
-    trees = [
-        None,
-        {"git": None},
-        {"git": {"changed": True}},
-        {"git": {"changed": True}},
-        {"git": {"changed": False}},
-    ]
-    text = gaps.provenance({"Tuning": [{}, *({"environment": tree} for tree in trees)]})
+    trees = [{}, {"commit": None}, {"uncommitted": True}, {"uncommitted": True}, {"uncommitted": False}]
+    known = [{"commit": "abc", **tree} if "uncommitted" in tree else tree for tree in trees]
+    text = gaps.provenance({"Tuning": [{}, *known]})
     assert (
         "- Tuning: 6 cells; 3 have no record of it, 2 were made in a working tree with uncommitted changes"
         in text
@@ -316,9 +311,11 @@ def written(tmp_path):
     import _diversity_cells as cells
     import _diversity_page as page
     import _diversity_plan as plan
+    from _table import put
     from PIL import Image
 
-    root, weights = tmp_path / "cells", tmp_path / "weights"
+    table, weights = cells.TABLE._replace(path=tmp_path / "cells.csv"), tmp_path / "weights"
+    runs, records = tmp_path / "runs", {}
     (weights / "multi-view/unet").mkdir(parents=True)
     (weights / "multi-view/unet/model.safetensors").write_bytes(b"weights")
     known = cells.weights_hash("multi-view", weights)
@@ -346,13 +343,90 @@ def written(tmp_path):
         made["method"] = cell.method
         if (cell.method, cell.prompt) == ("sds", "a car"):
             made["weights"] = "foreign"
-        path = cells.record_of(cell, root)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(made))
-        Image.new("RGB", (128, 128), "red").save(path.with_suffix(".png"))
-    found = page.load(root, settings, weights)
+        # an ablation's own value is a main cell, too
+        records[cell[:4]] = {name: value for name, value in made.items() if name in table.columns}
+        records[cell[:4]]["stage"] = cell.group
+        folder = cells.folder_of(cell, made["weights"], runs)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (128, 128), "red").save(folder / "sheet.png")
+    put(table, *records.values())
+    found = page.load(table, settings, weights, runs)
     page.write_page(tmp_path / "page", found)
     return tmp_path / "page"
+
+
+def test_a_sheet_keeps_pictures_that_are_gone_and_none_of_other_settings(tmp_path):
+    """Pictures of single cells are in runs/ and not in git: the committed sheet has them all."""
+    import _diversity_figures as figures
+    from PIL import Image
+
+    def cells(names: dict[str, str]) -> list[dict]:
+        return [
+            {"method": "sds", "prompt": prompt, "print": print_, "picture": tmp_path / f"{prompt}.png"}
+            for prompt, print_ in names.items()
+        ]
+
+    def colours(path: Path) -> list[tuple[int, ...]]:
+        with Image.open(path) as sheet:
+            rows = (sheet.height - figures.TITLE) // (figures.SIDE + 4)
+            whole = sheet.convert("RGB")
+        at = [figures.TITLE + row * (figures.SIDE + 4) + 9 for row in range(rows)]
+        return [whole.getpixel((figures.LABEL + 9, top)) for top in at]
+
+    first, second, third = prompts(3)
+    path, red, blue, white = tmp_path / "sheet.png", (255, 0, 0), (0, 0, 255), (255, 255, 255)
+    for prompt in (first, third):
+        Image.new("RGB", (128, 128), red).save(tmp_path / f"{prompt}.png")
+    figures.montage(path, cells({first: "a", third: "c"}))
+    assert colours(path) == [red, red]
+    for prompt in (first, third):
+        (tmp_path / f"{prompt}.png").unlink()
+    written = path.read_bytes()
+    figures.montage(path, cells({first: "a", third: "c"}))
+    assert path.read_bytes() == written
+    # a row between them, and the last one was made with other settings meanwhile
+    Image.new("RGB", (128, 128), blue).save(tmp_path / f"{second}.png")
+    figures.montage(path, cells({first: "a", second: "b", third: "other"}))
+    assert colours(path) == [red, blue, white]
+
+
+def test_the_committed_sheets_show_every_cell_of_the_page():
+    import _diversity_cells as cells
+    import _diversity_figures as figures
+    import _diversity_page as page
+    import _diversity_plan as plan
+
+    found = page.load(cells.TABLE, plan.SETTINGS)
+    for prior in plan.PRIORS:
+        tiles = figures._tiles(ROOT / f"docs/results/fsd-{prior}.png")
+        wanted = {f"{r['method']}: {r['prompt']}": r["print"] for r in found.main if r["prior"] == prior}
+        assert {name: tile["print"] for name, tile in tiles.items()} == wanted
+
+
+def test_the_table_has_the_columns_that_others_read_in_percent():
+    import csv
+
+    import _diversity_cells as cells
+
+    with open(cells.TABLE.path, newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    wanted = (
+        "prior",
+        "method",
+        "prompt",
+        "cross_fid",
+        "prompt_accuracy",
+        "view_consistency",
+        "enclosed_share",
+    )
+    assert set(wanted) <= lines[0].keys()
+    for line, record in zip(lines, cells.records(), strict=True):
+        for name in cells.PERCENT:
+            assert (float(line[name]) if line[name] else None) == pytest.approx(
+                None if record[name] is None else 100 * record[name]
+            )
+        assert record["view_consistency"] <= 1
+    assert max(float(line["view_consistency"]) for line in lines) == 100
 
 
 def test_the_page_and_its_rows(written):
@@ -373,7 +447,7 @@ def test_the_page_and_its_rows(written):
         assert row["by_kind_of_prompt"]["open"]["prompts"] == 4
     # what is of other weights is left out, and said
     assert "preliminary: 7 of 8 prompts" in text
-    assert "main/multi-view/sds--a-car.json: made with other weights, ignored" in text
+    assert "main multi-view sds 'a car': made with other weights, ignored" in text
     assert "multi-view was tuned with other weights (earlier)" in text
     # the other prior has no cell
     assert "**camera-free prior**, goal 1.33 times\n\n- Not measured" in text
@@ -404,6 +478,6 @@ def test_the_committed_page_says_what_the_committed_cells_say():
     written = ROOT / "docs/results/fsd.md"
     if not written.is_file():
         pytest.skip("docs/results/fsd.md is written once there are cells")
-    found = page.load(cells.CELLS, plan.SETTINGS)
+    found = page.load(cells.TABLE, plan.SETTINGS)
     assert written.read_text(encoding="utf-8") == page.text(found)
     assert json.loads(written.with_suffix(".json").read_text(encoding="utf-8")) == {"rows": page.rows(found)}

@@ -107,7 +107,7 @@ def test_two_processes_are_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_cells_are_made_anew(tmp_path: Path) -> None:
+def test_runs_are_made_anew(tmp_path: Path) -> None:
     """Those that need nothing but the packages; calib's needs data."""
     record = run("accuracy_again.py", tmp_path / "out.json", "--only", "corsd", "fsd")
     named = ["corsd: accuracy", "fsd: prompt_accuracy", "fsd: view_consistency", "fsd: pairwise_distance"]
@@ -124,8 +124,8 @@ def again(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(("name", "scale"), [("corsd", 1.0), ("calib", 1.0), ("fsd", 100.0)])
-def test_a_cell_made_anew_is_judged_by_its_distance_from_the_stored_one(again, name, scale, capsys) -> None:
-    stored = json.loads((again.RESULTS / again.STORED[name]).read_text())
+def test_a_run_made_anew_is_judged_by_its_distance_from_the_stored_one(again, name, scale, capsys) -> None:
+    stored = again.stored_run(name)
     for measure, tolerance in again.TOLERANCE[name].items():
         for points, met in ((0.0, True), (-0.9 * tolerance, True), (1.1 * tolerance, False)):
             new = {**stored, measure: stored[measure] + points / scale}
@@ -134,7 +134,7 @@ def test_a_cell_made_anew_is_judged_by_its_distance_from_the_stored_one(again, n
             assert found["met"] is met
 
 
-def test_a_cell_without_its_data_is_not_measured_and_that_is_said(again, tmp_path, monkeypatch) -> None:
+def test_a_run_without_its_data_is_not_measured_and_that_is_said(again, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(again._calib_plan.PAIRS["usps-mnist"], "data_root", tmp_path / "none")
     monkeypatch.setattr(
         sys, "argv", ["accuracy_again.py", "--out", str(tmp_path / "out.json"), "--only", "calib"]
