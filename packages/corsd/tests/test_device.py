@@ -5,6 +5,7 @@ from typing import get_args
 import pytest
 import torch
 from corsd import Distiller, train
+from corsd.areas import relation_areas
 from corsd.config import Method, TrainConfig
 from corsd.data import Data
 from corsd.methods import build_method
@@ -113,6 +114,14 @@ def test_the_area_of_relations_is_computed_on_the_device():
     with pretend_device() as reasons:
         relation_auc(torch.zeros(12, 12, device=META), LABELS.to(META))
     assert reasons == []
+
+
+@pytest.mark.parametrize("method", ["corsd", "corsd_v2"])
+def test_the_areas_of_all_stages_are_read_at_once(method):
+    made, *_ = on_the_device(method)
+    with pretend_device() as reasons:
+        relation_areas(made, torch.zeros(12, 3, SIZE, SIZE), LABELS, lambda chunk: chunk.to(META))
+    assert reasons == ["how well do relations tell classes apart?"]
 
 
 def test_the_shares_of_the_gradient_are_read_at_once():

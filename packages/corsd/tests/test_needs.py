@@ -213,6 +213,7 @@ OFF = {
     "width": [{"model": "torchvision:resnet18"}],
     "pretrained": [{}, {"model": "timm:resnet10t", "weights": "FILE"}],
     "pairs": [{"method": "ce"}],
+    "evaluate_every": [{"method": "ce"}, {**VERSION_2, V2 + "rows": 0}],
     "images_per_class_in_batch": [{"method": "ce"}, {"pairs": "triplets"}, {"method": "deep_supervision"}],
     "views": [{"method": "mixup"}, {"pairs": "triplets"}, {"augment": "none"}],
     "relations.stages": [{"method": "ps_kd"}],
@@ -233,7 +234,7 @@ OFF = {
     V2 + "ramp": [{}, VERSION_2],
     V2 + "alpha": [{}, {**VERSION_2, V2 + "mixing": "off"}],
 }
-OTHERWISE = {"label_smoothing", "relations.relation_weight", "evaluate_every", "optim.momentum"}
+OTHERWISE = {"label_smoothing", "relations.relation_weight", "optim.momentum"}
 OTHERWISE |= {"data_root", "download", "on_bad"}
 
 

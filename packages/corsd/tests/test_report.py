@@ -47,14 +47,17 @@ def test_the_report_shows_every_part_and_fetches_nothing(out: Path) -> None:
     page = (out / "report.html").read_text()
     for words in (
         "CORSD on digits",
+        "Stages",
+        "Area under the ROC curve on test images",
         "Training",
+        "Mean over the training: cross-entropy ",
         "Relations",
         "On the test images",
         "Early exits",
         "Settings",
     ):
         assert words in page
-    assert page.count('<img class="plot"') == 11
+    assert page.count('<img class="plot"') == 12
     assert not re.search(r'(src|href)="(?!data:)', page)
 
 

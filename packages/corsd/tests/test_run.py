@@ -175,7 +175,13 @@ def test_the_comparison_is_paired_by_seed() -> None:
     assert result["gain"] == pytest.approx(2)
     assert result["gain_interval"] == pytest.approx([2 - half, 2 + half])
     assert result["best_control"] == "ce"
-    assert result["controls"]["ce"] == {"accuracy": [90.0, 80.0, 70.0], "mean": 80.0, "sd": 10.0}
+    assert result["controls"]["ce"] == {
+        "accuracy": [90.0, 80.0, 70.0],
+        "mean": 80.0,
+        "sd": 10.0,
+        "stage_accuracy": None,
+        "relation_auc": None,
+    }
     assert result["seconds"] == 9.0
     check_result(result, schema())
 

@@ -176,7 +176,9 @@ class TrainConfig(Config):
     label_smoothing: Suppress[float] = Field(0.1, gt=0, lt=1, description="Of the method label_smoothing.")
     log_every: Suppress[int] = Field(20, ge=1, description="Steps between lines of metrics.jsonl.")
     evaluate_every: Suppress[int | None] = Field(
-        None, ge=1, description="Steps between validations; default: an epoch."
+        None,
+        ge=1,
+        description="Steps between validations, and between looks at the relations; default: an epoch.",
     )
     checkpoint_every: Suppress[int] = Field(200, ge=1)
     tracker: Suppress[Literal["none", "tensorboard", "wandb"]] = "none"

@@ -1,16 +1,17 @@
-"""What early exits buy: accuracy of every exit, of their ensemble, and accuracy against compute.
+"""Accuracy of every exit and of their ensemble, and what early exit buys: accuracy against compute.
 
 Compute is counted in multiply-adds times two (FLOPs) of convolutions and matrix products, for one image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from shared_core.data.loader import test_loader
+from shared_core.data.loader import dealt_loader
 from shared_core.data.preprocess import Preprocess
 from shared_core.ops.features import FeatureCapture
+from shared_core.ops.gather import gather_objects, rank, world_size
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,7 +22,6 @@ from corsd.stages import Stage
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.01)
 
 
-@torch.no_grad()
 def exit_logits(
     net: nn.Module,
     stages: Sequence[Stage],
@@ -31,27 +31,79 @@ def exit_logits(
     device: torch.device,
 ) -> tuple[Float[Tensor, "depths images classes"], Int[Tensor, " images"]]:
     """Logits of every exit and, last, of the net itself, with the labels; on the CPU in float32."""
-    net.eval()
-    exits.eval()
-    capture = FeatureCapture(net, [stage.name for stage in stages])
-    rows, all_labels = [], []
-    for images, labels in test_loader(dataset, 500):
-        with capture:
-            deepest = net(preprocess(images.to(device)))
-        features = capture.pop()
-        maps = [stage.map(features[stage.name]) for stage in stages]
-        rows.append(torch.stack([*exits(maps), deepest]).float().cpu())
-        all_labels.append(labels)
-    return torch.cat(rows, 1), torch.cat(all_labels)
+    batches = list(_exit_batches(net, stages, exits, dataset, preprocess, device))
+    return torch.cat([logits for logits, _ in batches], 1), torch.cat([labels for _, labels in batches])
 
 
 def exit_accuracy(
     logits: Float[Tensor, "depths images classes"], labels: Int[Tensor, " images"], stages: Sequence[Stage]
 ) -> dict[str, float]:
-    """Accuracy in percent of every exit by its stage's name, of the "net", and of the "ensemble" of all."""
-    names = [*(stage.name for stage in stages), "net"]
-    rows = dict(zip(names, logits, strict=True)) | {"ensemble": ensemble(list(logits))}
-    return {name: 100 * (row.argmax(1) == labels).double().mean().item() for name, row in rows.items()}
+    """Accuracy in percent of every exit by its stage's name, of the "net", and of the "ensemble" of all.
+
+    The ensemble averages the probabilities of all exits and the net.
+    """
+    return _percent(stages, _hits(logits, labels), len(labels))
+
+
+def stage_accuracy(
+    net: nn.Module,
+    stages: Sequence[Stage],
+    exits: Exits,
+    dataset: Dataset,
+    preprocess: Preprocess,
+    device: torch.device,
+    workers: int = 0,
+    shared: bool = False,
+) -> dict[str, float]:
+    """:func:`exit_accuracy` on a whole data set, in one pass that keeps counts only.
+
+    Args:
+        workers, shared: as in :func:`corsd.evaluate.accuracy`.
+    """
+    hits, total = torch.zeros(len(stages) + 2, dtype=torch.int64), 0
+    for logits, labels in _exit_batches(net, stages, exits, dataset, preprocess, device, workers, shared):
+        hits, total = hits + _hits(logits, labels), total + len(labels)
+    if shared:
+        counts = gather_objects((hits, total))
+        hits, total = torch.stack([h for h, _ in counts]).sum(0), sum(n for _, n in counts)
+    return _percent(stages, hits, total)
+
+
+def _exit_batches(
+    net: nn.Module,
+    stages: Sequence[Stage],
+    exits: Exits,
+    dataset: Dataset,
+    preprocess: Preprocess,
+    device: torch.device,
+    workers: int = 0,
+    shared: bool = False,
+) -> Iterator[tuple[Float[Tensor, "depths batch classes"], Int[Tensor, " batch"]]]:
+    net.eval()
+    exits.eval()
+    capture = FeatureCapture(net, [stage.name for stage in stages])
+    first, step = (rank(), world_size()) if shared else (0, 1)
+    for images, labels in dealt_loader(dataset, 500, workers, first, step):
+        # Not a decorator: whatever wraps a generator function hides from no_grad that it is one.
+        with torch.no_grad(), capture:
+            deepest = net(preprocess(images.to(device)))
+        features = capture.pop()
+        with torch.no_grad():
+            maps = [stage.map(features[stage.name]) for stage in stages]
+            logits = torch.stack([*exits(maps), deepest])
+        yield logits.float().cpu(), labels
+
+
+def _hits(
+    logits: Float[Tensor, "depths batch classes"], labels: Int[Tensor, " batch"]
+) -> Int[Tensor, " depths_and_ensemble"]:
+    every = torch.cat([logits, ensemble(list(logits))[None]])
+    return (every.argmax(2) == labels).sum(1)
+
+
+def _percent(stages: Sequence[Stage], hits: Tensor, total: int) -> dict[str, float]:
+    names = [*(stage.name for stage in stages), "net", "ensemble"]
+    return {name: 100 * count / total for name, count in zip(names, hits.tolist(), strict=True)}
 
 
 @torch.no_grad()

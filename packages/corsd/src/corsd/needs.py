@@ -82,7 +82,11 @@ NEEDS = [
         lambda c: _compares(c) and c.augment != "none",
         f"augment other than none, and corsd with pairs in_batch or one of the methods {', '.join(COMPARES)}",
     ),
-    Need("evaluate_every", lambda c: c.validation > 0, "validation above 0"),
+    Need(
+        "evaluate_every",
+        lambda c: c.validation > 0 or _corsd()(c) or _version_2(lambda v: v.rows > 0)(c),
+        "validation above 0, the method corsd, or corsd_v2 with relational.rows above 0",
+    ),
     Need("label_smoothing", _trains("label_smoothing"), "the method label_smoothing"),
     Need(
         "optim.momentum",

@@ -37,7 +37,7 @@ def relation_matrix(
     modes = {module: module.training for module in distiller.modules()}
     distiller.eval()
     try:
-        maps = _maps(distiller, images)
+        maps = stage_maps(distiller, images)
         totals = torch.zeros(len(maps), num_classes**2, dtype=torch.float64)
         for begin in range(0, len(anchor), 256):
             part = slice(begin, begin + 256)
@@ -79,7 +79,8 @@ def _pairs(
     return torch.cat(anchors), torch.cat(partners), torch.cat(places)
 
 
-def _maps(distiller: Distiller, images: Tensor) -> list[Tensor]:
+def stage_maps(distiller: Distiller, images: Tensor) -> list[Tensor]:
+    """The stages' maps of images, shallow to deep, computed 250 at a time in the net's own mode."""
     capture = FeatureCapture(distiller.net, [stage.name for stage in distiller.stages])
     parts: list[list[Tensor]] = [[] for _ in distiller.stages]
     for chunk in images.split(250):

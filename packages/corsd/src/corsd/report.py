@@ -17,7 +17,7 @@ from shared_core.run.report import (
 )
 from shared_core.run.seal import check_seal
 
-from corsd import figures, report_images, report_training
+from corsd import figures, report_images, report_stages, report_training
 from corsd.summary import NAMES, verdict
 from corsd.trained import cell_folders, open_test, open_trained
 
@@ -41,6 +41,7 @@ def report(run: Path) -> Path:
     name = NAMES[result["method"]]
     sections = [
         *_outcome(result),
+        *report_stages.stages(cells),
         *report_training.training(cells),
         *report_training.relations(trained, test, cells, device),
         *report_images.test_images(cells, trained, test, device),

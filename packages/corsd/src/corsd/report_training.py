@@ -18,6 +18,22 @@ from corsd.summary import NAMES
 from corsd.trained import Trained, open_distiller
 
 MOST_CLASSES = 40
+PARTS = {
+    "ce": "cross-entropy",
+    "soft_ce": "cross-entropy, soft labels",
+    "exit_ce": "cross-entropy of stages",
+    "exit_kl": "net teaches stages",
+    "hint": "features, net to stages",
+    "ensemble": "ensemble teaches stages",
+    "rows": "relation rows",
+    "row_distillation": "deep rows teach shallow",
+    "triplet": "triplet hinge",
+    "aux_ce": "classes of pairs",
+    "aux_kl": "classes of pairs, deep to shallow",
+    "relation": "relations, deep to shallow",
+    "logit_relation": "relations of logits",
+}
+"""Parts of a loss in words; others are shown by their name."""
 Cells = list[tuple[dict[str, Any], Path]]
 
 
@@ -31,7 +47,7 @@ def training(cells: Cells) -> list[Markup]:
     own = by_method[method]
     seen = [line["images"] for line in own[0]]
     parts = {
-        part: (
+        PARTS.get(part, part): (
             seen,
             _smooth(np.mean([[abs(line["parts"][part]) for line in lines] for lines in own], axis=0)),
         )
@@ -47,7 +63,10 @@ def training(cells: Cells) -> list[Markup]:
     caption = "Size of every part as it counts in the sum; mean over seeds and five neighbouring log lines."
     sections = [
         heading("Training"),
-        figure(figures.curves(batch, "accuracy on the training batch (%)"), "On augmented images."),
+        figure(
+            figures.curves(batch, "accuracy on the training batch (%)"),
+            "On augmented images. Of a mixed image (mixup, CutMix, version 2) the first of its two classes counts.",
+        ),
         figure(figures.curves(parts, "size of the loss part (log scale)", log=True), caption),
     ]
     shared = [[line for line in lines if "shares" in line] for lines in own]
@@ -55,9 +74,12 @@ def training(cells: Cells) -> list[Markup]:
         images = [line["images"] for line in shared[0]]
         names = list(shared[0][0]["shares"])
         stack = {
-            n: np.mean([[line["shares"].get(n, 0) for line in s] for s in shared], axis=0) for n in names
+            PARTS.get(n, n): np.mean([[line["shares"].get(n, 0) for line in s] for s in shared], axis=0)
+            for n in names
         }
-        caption = "Norm of each part's gradient in the net's weights over the sum of norms, mean over seeds."
+        said = ", ".join(f"{n} {100 * values.mean():.1f} %" for n, values in stack.items())
+        caption = f"Mean over the training: {said}. Norm of each part's gradient in the net's weights over the sum of "
+        caption += "norms, mean over seeds."
         sections.append(figure(figures.shares(images, stack), caption))
     return sections
 

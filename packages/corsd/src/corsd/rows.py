@@ -84,6 +84,17 @@ def relation_auc(relations: Float[Tensor, "batch batch"], labels: Int[Tensor, " 
     return (wins / (same.sum() * other.sum())).reshape(())
 
 
+def pair_auc(same: Float[Tensor, " same"], other: Float[Tensor, " other"]) -> Float[Tensor, ""]:
+    """Return the probability that a value of ``same`` is larger than one of ``other``; ties count one half.
+
+    The area under the ROC curve of pairs that are given one by one; NaN where one kind is absent.
+    """
+    values, others = widened(same.detach()), widened(other.detach()).sort().values
+    below = torch.searchsorted(others, values)
+    ties = torch.searchsorted(others, values, right=True) - below
+    return (below + ties / 2).to(values.dtype).mean() / len(others)
+
+
 def _log_rows(relations: Tensor, tau: float) -> Tensor:
     """log softmax of each row without the diagonal, where 0 stands."""
     if not tau > 0:

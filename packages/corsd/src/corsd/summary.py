@@ -36,6 +36,8 @@ NAMES = {
     "mixskd": "MixSKD, simplified",
 }
 
+BY_STAGE = ("stage_accuracy", "relation_auc")
+
 
 def summarise(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The result of a run from those of its cells, of which the first is of the method in question.
@@ -55,7 +57,12 @@ def summarise(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         raise ValueError(f"a comparison needs every method at every seed; seeds {seeds}, {accuracy}")
     own = accuracy.pop(method)
     controls = {
-        name: {"accuracy": values, "mean": statistics.fmean(values), "sd": spread(values)}
+        name: {
+            "accuracy": values,
+            "mean": statistics.fmean(values),
+            "sd": spread(values),
+            **_by_stage(results, name),
+        }
         for name, values in accuracy.items()
     }
     baseline = controls.get("ce")
@@ -68,6 +75,7 @@ def summarise(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "accuracies": own,
         "accuracy_mean": statistics.fmean(own),
         "accuracy_sd": spread(own),
+        **_by_stage(results, method),
         "baseline_mean": baseline and baseline["mean"],
         "baseline_sd": baseline and baseline["sd"],
         "gain": baseline and statistics.fmean(own) - baseline["mean"],
@@ -79,6 +87,16 @@ def summarise(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "images_seen": results[0]["images_seen"],
         "seconds": sum(result["seconds"] for result in results),
     }
+
+
+def _by_stage(results: Sequence[dict[str, Any]], method: str) -> dict[str, dict[str, float] | None]:
+    """Means over a method's seeds of what each training says of its stages; None where it has none to speak of."""
+    found = {}
+    for name in BY_STAGE:
+        values = [r[name] for r in results if r["method"] == method and r.get(name)]
+        means = {stage: statistics.fmean(v[stage] for v in values) for stage in values[0]} if values else None
+        found[name] = means
+    return found
 
 
 def spread(values: Sequence[float]) -> float | None:

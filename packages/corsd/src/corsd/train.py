@@ -13,7 +13,7 @@ This file is the recipe and nothing else; your own loop needs only :class:`corsd
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,11 @@ from shared_core.run.weights import read_weights, save_weights
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from corsd.areas import JUDGED, WATCHED, learns_relations, relation_areas, some_of_each
 from corsd.config import TrainConfig
 from corsd.data import Data, open_data, training_set
 from corsd.distiller import Output
+from corsd.early import stage_accuracy
 from corsd.evaluate import accuracy, evaluate
 from corsd.layout import layout
 from corsd.methods import batch_plan, build_method
@@ -90,6 +92,7 @@ def _train(
     steps = max(1, round(config.epochs * len(data.labels) / config.batch_size))
     reading = (config.workers, True)  # evaluation: by the run's workers, shared among processes
     evaluate_every = config.evaluate_every or max(1, len(data.labels) // config.batch_size)
+    watch_every = max(evaluate_every, steps // 20)
 
     # net, method, optimizer: their first values depend on the seed alone
     torch.manual_seed(seed)
@@ -139,6 +142,10 @@ def _train(
         checkpoint.save(folder.checkpoints, step, saved, state)
         accelerator.wait_for_everyone()
 
+    watched = None
+    if main and learns_relations(method):
+        watched = some_of_each(data.validation or data.train, WATCHED)
+
     opened_log = MetricsLog(folder.metrics, config.tracker, "corsd") if main else nullcontext()
     bar = tqdm(
         total=steps,
@@ -185,6 +192,11 @@ def _train(
 
             if log and (_due(step - 1, steps, config.log_every)):
                 seconds = time.perf_counter() - started
+                areas = {}
+                # with the first log line of each of up to twenty parts of the training, and with the last
+                new_part = step // watch_every > max(step - config.log_every, 0) // watch_every
+                if watched is not None and (new_part or step in (1, steps)):
+                    areas = relation_areas(method, *watched, _prepare(data, device))
                 log.log(
                     step,
                     images=step * config.batch_size,
@@ -194,6 +206,7 @@ def _train(
                     parts=out_of_step.parts,
                     **({"shares": shares} if shares else {}),
                     **_relation_means(out_of_step, method),
+                    **({"relation_auc": areas} if areas else {}),
                     time={"step_seconds": seconds, "images_per_second": config.batch_size / seconds},
                 )
             if data.validation is not None and (step % evaluate_every == 0 or step == steps):
@@ -221,6 +234,8 @@ def _train(
         "seed": seed,
         **evaluate(net, data.test, data.preprocess, device, NOISE, *reading),
         "train_accuracy": accuracy(net, data.train, data.preprocess, device, *reading),
+        "stage_accuracy": _stage_accuracy(method, net, data, device, *reading),
+        "relation_auc": _test_areas(method, data, device),
         "images_seen": steps * config.batch_size,
         "steps": steps,
         "seconds": time.perf_counter() - begun,
@@ -271,6 +286,27 @@ def gradient_shares(parts: dict[str, Tensor], net: nn.Module) -> dict[str, float
     norms = {name: math.sqrt(sum(next(known) for _ in found)) for name, found in squares.items()}
     total = sum(norms.values()) or 1.0
     return {name: norm / total for name, norm in norms.items()}
+
+
+def _stage_accuracy(
+    method: Any, net: nn.Module, data: Data, device: torch.device, *reading: Any
+) -> dict[str, float] | None:
+    """Test accuracy of every class head on a stage, the net and the ensemble of all; None without such heads."""
+    exits = getattr(method, "exits", None)
+    if exits is None:
+        return None
+    stages = method.stages[: len(exits)]
+    return stage_accuracy(net, stages, exits, data.test, data.preprocess, device, *reading)
+
+
+def _test_areas(method: nn.Module, data: Data, device: torch.device) -> dict[str, float] | None:
+    if not learns_relations(method):
+        return None
+    return relation_areas(method, *some_of_each(data.test, JUDGED), _prepare(data, device)) or None
+
+
+def _prepare(data: Data, device: torch.device) -> Callable[[Tensor], Tensor]:
+    return lambda images: data.preprocess(images.to(device))
 
 
 def _forever(loader) -> Iterator[list[Tensor]]:
