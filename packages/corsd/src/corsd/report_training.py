@@ -22,7 +22,7 @@ PARTS = {
     "ce": "cross-entropy",
     "soft_ce": "cross-entropy, soft labels",
     "exit_ce": "cross-entropy of stages",
-    "exit_kl": "net teaches stages",
+    "exit_kl": "distillation of stages",
     "hint": "features, net to stages",
     "ensemble": "ensemble teaches stages",
     "rows": "relation rows",
@@ -32,6 +32,10 @@ PARTS = {
     "aux_kl": "classes of pairs, deep to shallow",
     "relation": "relations, deep to shallow",
     "logit_relation": "relations of logits",
+    "contrast": "contrast at every stage",
+    "propagation": "labels spread in the batch",
+    "joint_ce": "cross-entropy of class and rotation",
+    "joint_kl": "rotation heads teach the net",
 }
 """Parts of a loss in words; others are shown by their name."""
 Cells = list[tuple[dict[str, Any], Path]]
