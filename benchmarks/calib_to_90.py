@@ -185,7 +185,7 @@ def opened(quick: bool, seed: int) -> tuple[AdaptConfig, nn.Module, Data]:
         weights = source_classifier(PAIR, config, domains, seed)
         config = config.model_copy(update={"weights": weights})
     source, target, test = (
-        (comparison.all_images(part), comparison.labels_in(part))
+        comparison.all_items(part)
         for part in (domains.source_train, domains.target_train, cast(Dataset, domains.target_test))
     )
     return config, build_classifier(config, domains).eval(), Data(*source, target[0], *test)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from calib.calibrator import Calibrator, value_range_of
-from calib.domains import Domain, check_ranges
+from calib.domains import Domain
+from calib.ranges import check_ranges
 from shared_core.data.arrays import ArrayImages
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.distributed as dist
-from shared_core.ops.gather import all_gather, rank, world_size
+from shared_core.ops.gather import all_gather, everywhere, in_turn, once, rank, world_size
 from shared_core.testing import run_ranks
 
 
@@ -91,3 +91,57 @@ def test_run_ranks_gives_up():
 def test_run_ranks_refuses_a_local_function():
     with pytest.raises(ValueError, match="must stand at the top level of a file"):
         run_ranks(lambda: 1)
+
+
+def took_turns():
+    asked = []
+
+    def work(number):
+        asked.append(number)
+        return torch.tensor(number), rank()
+
+    done = [(int(number), where) for number, where in in_turn(5, work)]
+    return done, asked, once(lambda: asked.append("once") or rank()), everywhere(rank), asked
+
+
+def test_processes_take_turns_and_all_get_all():
+    (first, mine, only, ranks, _), (second, theirs, again, _, other) = run_ranks(took_turns, 2)
+    assert first == second == [(0, 0), (1, 1), (2, 0), (3, 1), (4, 0)]
+    assert (mine, theirs) == ([0, 2, 4, "once"], [1, 3])
+    assert only == again == 0
+    assert "once" not in other
+    assert ranks == [0, 1]
+    done, asked, only, ranks, _ = took_turns()
+    assert done == [(number, 0) for number in range(5)]
+    assert asked == [*range(5), "once"]
+    assert (only, ranks) == (0, [0])
+
+
+class OneOfUsError(Exception):
+    """It cannot be sent: pickle would call it with one argument."""
+
+    def __init__(self, file, line):
+        super().__init__(f"{file}:{line}")
+
+
+def failed():
+    said = []
+    for error in (ValueError("not here"), OneOfUsError("a.py", 3)):
+
+        def work(number, error=error):
+            if number == 1:
+                raise error
+            return number
+
+        try:
+            list(in_turn(4, work))
+        except Exception as found:
+            said.append((type(found).__name__, str(found)))
+    return said, everywhere(rank)
+
+
+def test_an_error_of_one_process_is_raised_on_all_and_none_hangs():
+    (first, after), (second, _) = run_ranks(failed, 2)
+    assert first == [("ValueError", "not here"), ("RuntimeError", "OneOfUsError: a.py:3")]
+    assert second == [("ValueError", "not here"), ("OneOfUsError", "a.py:3")]
+    assert after == [0, 1]

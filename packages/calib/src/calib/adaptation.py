@@ -32,10 +32,11 @@ from calib.arguments import check_adapt
 from calib.attachment import CalibratedClassifier, drifting
 from calib.calibrator import EPSILON_UNIT
 from calib.critics import Patch, draw_patch
-from calib.domains import Domain, check_ranges
+from calib.domains import Domain
 from calib.feed import Feed
 from calib.neighbours import Neighbours
 from calib.players import Players
+from calib.ranges import check_ranges
 from calib.refusals import accepted, check_arguments, check_released, try_out
 from calib.selection import Selection
 from calib.step import Batch, Critics, Weights, default_critics
@@ -257,7 +258,7 @@ def adapt(
             values = measure(model, kept, critics, features, samples, on, patch, seed, oracle)
             is_best = chosen.consider(step, values, kept)
             if teacher is not None:
-                teacher.weigh_zooms(samples[1].pixels[:ZOOM_IMAGES].to(on))
+                teacher.weigh_zooms(samples[1].pixels[:ZOOM_IMAGES].to(on), shared=True)
             if log:
                 log.log(step, validators=values, chosen=is_best)
 

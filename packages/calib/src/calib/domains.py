@@ -4,15 +4,16 @@ A map-style data set is read in an order that is a pure function of (seed, step)
 images bit for bit.  Any other iterable of batches (a DataLoader) is read as it comes, over and over again.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from shared_core.data.augment import to_float
-from shared_core.data.loader import KeyedDataset, make_loader, test_loader
+from shared_core.data.loader import KeyedDataset, dealt_loader, make_loader
 from shared_core.data.sampling import Batches, shuffled_plan
+from shared_core.ops.gather import everywhere, in_turn, once, rank, world_size
 from shared_core.ops.host import read_back
 from shared_core.ops.inputs import ANY
 from shared_core.ops.inputs import check_images as check_batch
@@ -20,9 +21,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler, IterableDataset, Subset
 
 from calib.calibrator import Calibrator
+from calib.ranges import range_words
 
-USUAL = ((0.0, 1.0), (-1.0, 1.0))
-"""Ranges in which images usually come: as they are, and normalised by 0.5 and 0.5."""
 SAMPLE_NUMBERS = 2**29
 """A sample to validate on has at most so many numbers (2 GB of floats)."""
 
@@ -177,30 +177,44 @@ class Domain:
         """
         if self.dataset is not None:
             order = torch.randperm(self.size, generator=torch.Generator().manual_seed(self.seed))
-            sample = Subset(self.dataset, order[:count].tolist())
-            batches: Iterable[Any] = test_loader(cast(Dataset, sample), 500)
-        else:
-            batches = self._source.peek() if isinstance(self._source, _Once) else self._source
-        parts: list[Images] = []
-        for batch in batches:
-            parts.append(_finite(self._images(batch, torch.device("cpu"))))
-            count = min(count, max(1, SAMPLE_NUMBERS // parts[0].pixels.shape[1:].numel()))
-            if sum(len(part.pixels) for part in parts) >= count:
-                break
-        if not parts:
-            raise ValueError(f"the {self.name} domain holds no images")
-        labels = [part.labels for part in parts if part.labels is not None]
-        return Images(
-            torch.cat([part.pixels for part in parts])[:count],
-            None,
-            torch.cat(labels)[:count] if len(labels) == len(parts) else None,
-        )
+            looks = self._looks(Subset(self.dataset, order[:count].tolist()), 500)
+            return _together(self.name, (_finite(look) for look in looks), count)
+        # Each process reads a loader of its own, so that all are read equally far, and all take the first one's sample.
+        batches = self._source.peek() if isinstance(self._source, _Once) else self._source
+        looks = (_finite(self._images(batch, torch.device("cpu"))) for batch in batches)
+        kept: list[Images] = []
+        everywhere(lambda: kept.append(_together(self.name, looks, count)))
+        return once(lambda: kept[0])
 
-    def all_images(self, batch_size: int = 500) -> Iterator[Tensor]:
-        """Every image of a data set once, in its own order, on the CPU."""
+    def all_images(
+        self, batch_size: int = 500, change: Callable[[Tensor, int], Tensor] = lambda pixels, _start: pixels
+    ) -> Iterator[Tensor]:
+        """Every image of a data set once, in its own order, on the CPU; or what `change` makes of each batch of them.
+
+        `change` also gets the place of the batch's first image.  Of several processes each decodes and changes batches
+        in turn, and all get all results: every process must call it.
+        """
         assert self.dataset is not None
-        for batch in test_loader(self.dataset, batch_size):
-            yield filled(self._images(batch, torch.device("cpu")).pixels, self.calibrator)
+        for look in self._looks(self.dataset, batch_size, change):
+            yield look.pixels
+
+    def _looks(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        change: Callable[[Tensor, int], Tensor] | None = None,
+    ) -> Iterator[Images]:
+        """The images of a data set in their order, batch by batch, each read by one of the processes."""
+        size = len(cast(Sized, dataset))
+        mine = iter(dealt_loader(dataset, batch_size, 0, rank(), world_size()))
+
+        def look(number: int) -> Images:
+            images = self._images(next(mine), torch.device("cpu"))
+            if change is None:
+                return images
+            return images._replace(pixels=change(filled(images.pixels, self.calibrator), number * batch_size))
+
+        yield from in_turn(-(-size // batch_size), look)
 
     def _images(self, batch: Any, device: torch.device) -> Images:
         pixels, *rest = fields(batch)
@@ -219,6 +233,24 @@ class Domain:
             check_images(self.name, fine, self.calibrator)
         pixels = in_range(pixels.to(device, non_blocking=True), self.calibrator)
         return Images(pixels, places, labels)
+
+
+def _together(name: str, looks: Iterable[Images], count: int) -> Images:
+    """Up to `count` images of these batches, of large ones fewer, as one."""
+    parts: list[Images] = []
+    for images in looks:
+        parts.append(images)
+        count = min(count, max(1, SAMPLE_NUMBERS // parts[0].pixels.shape[1:].numel()))
+        if sum(len(part.pixels) for part in parts) >= count:
+            break
+    if not parts:
+        raise ValueError(f"the {name} domain holds no images")
+    labels = [part.labels for part in parts if part.labels is not None]
+    return Images(
+        torch.cat([part.pixels for part in parts])[:count],
+        None,
+        torch.cat(labels)[:count] if len(labels) == len(parts) else None,
+    )
 
 
 def _is_label(value: Any) -> bool:
@@ -305,53 +337,5 @@ def check_images(name: str, images: Tensor, calibrator: Calibrator) -> None:
     if outside:
         raise ValueError(
             f"{name} images run from {float(images.min()):.4g} to {float(images.max()):.4g}, outside of the value "
-            f"range {_words(calibrator)}: bring both domains into the same range, or say value_range=(low, high)"
+            f"range {range_words(calibrator)}: bring both domains into the same range, or say value_range=(low, high)"
         )
-
-
-def check_ranges(
-    source: Float[Tensor, "sources channels height width"],
-    target: Float[Tensor, "targets channels height width"],
-    calibrator: Calibrator,
-) -> None:
-    """Raises ValueError if one domain visibly comes in another range than the other: the classic silent failure.
-
-    Two signs: a domain that fills less than 1/50 of the value range while the other fills half of it (divided by
-    255 twice), and a domain that has one of the USUAL ranges, which the other leaves (normalised in one domain only).
-    """
-    span = (calibrator.high - calibrator.low).cpu()
-    ends, filled = {}, {}
-    for name, images in (("source", source), ("target", target)):
-        share = (images.detach().cpu() - calibrator.low.cpu()) / span
-        ends[name] = (float(images.min()), float(images.max()))
-        filled[name] = float(share.max() - share.min())
-    for name, other in (("source", "target"), ("target", "source")):
-        tiny = filled[name] < 0.02 and filled[other] > 0.5
-        if tiny or any(_apart(ends[name], ends[other], usual, calibrator) for usual in USUAL):
-            (low, high), (low_other, high_other) = ends[name], ends[other]
-            raise ValueError(
-                f"{name} images run from {low:.4g} to {high:.4g}, but {other} images from {low_other:.4g} to "
-                f"{high_other:.4g}, in the value range {_words(calibrator)}: the domains come in different ranges; "
-                "scale both alike"
-            )
-
-
-def _apart(
-    ends: tuple[float, float], other: tuple[float, float], usual: tuple[float, float], calibrator: Calibrator
-) -> bool:
-    """Whether images fill this range as if it were theirs, while the other domain leaves it by a quarter or more."""
-    low, high = usual
-    margin = (high - low) / 4
-    # A value range that starts where this one does has the same black: less of it is a dark domain.
-    if not bool((calibrator.low < low - margin).all()):
-        return False
-    # Filled to nine tenths from end to end: merely dark, bright or pale images hardly stop at just these ends.
-    fills = low <= ends[0] and ends[1] <= high and ends[1] - ends[0] >= 0.9 * (high - low)
-    return fills and (other[0] < low - margin or other[1] > high + margin)
-
-
-def _words(calibrator: Calibrator) -> str:
-    (low, high) = calibrator.value_range
-    if len(set(low)) == len(set(high)) == 1:
-        return f"[{low[0]:.4g}, {high[0]:.4g}]"
-    return f"[{tuple(round(v, 4) for v in low)}, {tuple(round(v, 4) for v in high)}]"

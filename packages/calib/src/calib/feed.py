@@ -64,9 +64,7 @@ class Feed:
             if self.features is None or domain.dataset is None or images < domain.size or not asked:
                 continue
             table, filled = None, 0
-            for pixels in domain.all_images(VALIDATION_BATCH):
-                with self.autocast():
-                    found = self.features(pixels.to(self.device)).cpu()
+            for found in domain.all_images(VALIDATION_BATCH, self._features):
                 if domain.size * found[0].numel() > TABLE_LIMIT:
                     break
                 if table is None:
@@ -74,6 +72,12 @@ class Feed:
                 table[filled : filled + len(found)] = found
                 filled += len(found)
             self.tables[number] = table
+
+    @torch.no_grad()
+    def _features(self, pixels: Tensor, _start: int) -> Tensor:
+        assert self.features is not None
+        with self.autocast():
+            return self.features(pixels.to(self.device)).cpu()
 
     @torch.no_grad()
     def next_batch(self, turn: int) -> Batch:

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from shared_core.data.augment import to_float
 from shared_core.data.loader import test_loader
 from shared_core.ops.freeze import checksums, digest
+from shared_core.ops.gather import once
 from shared_core.run.atomic import read_json, write_json
 from shared_core.run.config import user_errors
 from shared_core.run.folder import RunFolder
@@ -32,13 +33,14 @@ from shared_core.run.processes import is_main, join
 from shared_core.run.result import check_result
 from shared_core.run.seal import check_seal, seal, unseal, write_sealed
 from shared_core.run.weights import save_weights
+from torch import Tensor
 
 from calib.adaptation import adapt
 from calib.attachment import CalibratedClassifier, attach
 from calib.blackbox import distil_surrogate, gives_gradient
 from calib.calibrator import EPSILON_UNIT, Calibrator
 from calib.classifiers import Normalized, open_classifier
-from calib.comparison import all_images, baseline_rows
+from calib.comparison import all_items, baseline_rows
 from calib.config import AdaptConfig
 from calib.data import Domains, normalization, open_domains
 from calib.evaluate import both_domains, four_numbers, is_near_chance, latency_ratio
@@ -167,7 +169,7 @@ def run_cell(
         "mode": config.mode,
         "parameter_ratio": model.parameter_ratio(),
         "parameters": sum(p.numel() for p in calibrator.parameters()),
-        "latency_ratio": latency_ratio(model, to_float(example.to(device))),
+        "latency_ratio": once(lambda: latency_ratio(model, to_float(example.to(device)))),
         "classifier_unchanged": checksums(classifier) == before,
         "classifier_digest": digest(before),
         "classifier_origin": origin(config),
@@ -228,14 +230,21 @@ def adapt_model(
                 open_classifier("small:lenet", domains.num_classes, domains.channels),
                 *normalization(config, domains.channels),
             ).to(device)
-            source, target = (
-                to_float(all_images(part)) for part in (domains.source_train, domains.target_train)
-            )
-            surrogate = distil_surrogate(
-                lambda images: model.ask(images.to(device)),
-                source, target, student, config.surrogate_steps, seed=seed,
-            )  # fmt: skip
-            trained = attach(surrogate.net, model.calibrator)
+
+            def distilled() -> dict[str, Tensor]:
+                source, target = (
+                    to_float(all_items(part, config.workers)[0])
+                    for part in (domains.source_train, domains.target_train)
+                )
+                surrogate = distil_surrogate(
+                    lambda images: model.ask(images.to(device)),
+                    source, target, student, config.surrogate_steps, seed=seed,
+                )  # fmt: skip
+                return {name: value.cpu() for name, value in surrogate.net.state_dict().items()}
+
+            # The black box is asked by the first process alone.
+            student.load_state_dict(once(distilled))
+            trained = attach(student.eval(), model.calibrator)
         else:
             note = "with pixels only: the classifier gives no gradient"
             if weights.name_classes():

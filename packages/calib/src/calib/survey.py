@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int64
+from shared_core.ops.gather import once
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
@@ -39,7 +40,10 @@ def draw(target: Dataset | Iterable[Any], images: int, seed: int) -> Dataset:
 
 
 class Survey:
-    """The teacher of :mod:`calib.views` and neighbours in one.  Every process of a run asks the same of all images.
+    """The teacher of :mod:`calib.views` and neighbours in one.
+
+    Of several processes each asks about batches in turn, and the first one finds the neighbours and what they agree on:
+    every process must make it, and call `ask`.
 
     Answers of one survey and the next are averaged, each with half the weight of the rest: views are drawn anew, and
     the calibrator through which they are seen gets better.  `autocast` is accelerate's, for precision.
@@ -60,8 +64,9 @@ class Survey:
         self.teacher, self.target, self.how, self.seed, self.device = teacher, target, how, seed, device
         self.autocast, self.views = autocast, teacher.views
         check_enough(target.size, how.count)
-        self.looks = torch.cat([upright(pixels) for pixels in target.all_images(VALIDATION_BATCH)])
-        self.neighbours = None if how.answers else nearest(self.looks, how.count)
+        looks = target.all_images(VALIDATION_BATCH, lambda pixels, _start: upright(pixels))
+        self.looks = torch.cat(list(looks))
+        self.neighbours = None if how.answers else once(lambda: nearest(self.looks, how.count))
         self.answers: Tensor | None = None
         self._taught: Tensor | None = None
 
@@ -71,13 +76,13 @@ class Survey:
         # The neighbours decide what is too doubtful, not the single answer.
         teacher = Teacher(self.teacher.answers, replace(self.teacher.views, threshold=0.0))
         teacher.zooms = self.teacher.zooms
-        parts = []
-        places = torch.arange(self.target.size).split(VALIDATION_BATCH)
-        for pixels, at in zip(self.target.all_images(VALIDATION_BATCH), places, strict=True):
-            draws = view_draws(self.seed, turn, at.tolist(), teacher.views.count)
-            with self.autocast():
-                parts.append(teacher.teach(pixels.to(self.device), draws).cpu())
-        found = torch.cat(parts)
+
+        def taught(pixels: Tensor, start: int) -> Tensor:
+            draws = view_draws(self.seed, turn, range(start, start + len(pixels)), teacher.views.count)
+            with torch.no_grad(), self.autocast():
+                return teacher.teach(pixels.to(self.device), draws).cpu()
+
+        found = torch.cat(list(self.target.all_images(VALIDATION_BATCH, taught)))
         self._settle(found if self.answers is None else (self.answers + found) / 2)
 
     def teach(self, places: Int64[Tensor, " batch"]) -> Float[Tensor, "batch classes"]:
@@ -88,10 +93,15 @@ class Survey:
 
     def _settle(self, answers: Float[Tensor, "images classes"]) -> None:
         self.answers = answers
-        neighbours = self.neighbours
-        if neighbours is None:
-            neighbours = nearest(looks_and_answers(self.looks, answers, self.how.answers), self.how.count)
-        agreed = agree(answers, neighbours, self.how)
+
+        def settled() -> Tensor:
+            neighbours = self.neighbours
+            if neighbours is None:
+                together = looks_and_answers(self.looks, answers, self.how.answers)
+                neighbours = nearest(together, self.how.count)
+            return agree(answers, neighbours, self.how)
+
+        agreed = once(settled)
         self._taught = agreed * (agreed.amax(1, keepdim=True) > self.how.threshold)
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@
 """
 
 import torch
+from shared_core.ops.gather import in_turn, once
 from torch import Tensor, nn
 
 from calib import validators
@@ -33,7 +34,8 @@ def measure(
 ) -> dict[str, float]:
     """The validators of `calibrator` on both samples; `oracle` adds target accuracy, which looks at its labels.
 
-    "neighbourhood" is left out below three target images, "confusion" where there is no critic.
+    "neighbourhood" is left out below three target images, "confusion" where there is no critic.  Of several processes
+    each asks about batches in turn, and the first one does the rest: every process must call it, with the same samples.
     """
     modes = [(net, net.training) for net in (calibrator, critics, model.classifier)]
     for net, _ in modes:
@@ -42,37 +44,48 @@ def measure(
 
     def answers(images: Tensor, change: nn.Module) -> Tensor:
         parts = images.split(max(1, min(VALIDATION_BATCH, BATCH_NUMBERS // images[0].numel())))
-        return torch.cat([_rows(model.ask(change(part.to(device))).float().cpu()) for part in parts])
+
+        @torch.no_grad()
+        def answer(number: int) -> Tensor:
+            return _rows(model.ask(change(parts[number].to(device))).float().cpu())
+
+        return torch.cat(list(in_turn(len(parts), answer)))
 
     logits, spared = answers(target.pixels, calibrator), answers(source.pixels, calibrator)
     labels = source.labels
     reference = answers(source.pixels, nn.Identity()).argmax(1) if labels is None else _rows(labels)
-    found = {
-        "information": validators.information(logits),
-        "entropy": validators.entropy(logits),
-        "source_kept": validators.source_kept(spared, reference),
-    }
-    # One or two images have no neighbourhoods; only a run that selects by them minds.
-    if len(logits) >= 3:
-        found["neighbourhood"] = validators.neighbourhood(logits[:2000])
-    # How often the critics are taken in, over the sample's first images.
-    judged = calibrator(target.pixels[:VALIDATION_BATCH].to(device))
-    verdicts = []
-    if critics.pixel is not None:
-        height, width = judged.shape[2:]
-        draw = draw_patch(height, width, critics.pixel.patch, seed, 0, patches=4)
-        verdicts.append(critics.pixel(judged, draw))
-    if critics.feature is not None and features is not None:
-        verdict = critics.feature(features(judged))
-        verdicts.append(verdict.flatten(2).mean(2) if verdict.dim() == 4 else verdict)
-    if verdicts:
-        found["confusion"] = torch.stack([validators.confusion(verdict) for verdict in verdicts]).mean()
-    if oracle:
-        assert target.labels is not None
-        found["oracle"] = validators.source_kept(logits, _rows(target.labels))
+
+    @torch.no_grad()
+    def validated() -> dict[str, float]:
+        found = {
+            "information": validators.information(logits),
+            "entropy": validators.entropy(logits),
+            "source_kept": validators.source_kept(spared, reference),
+        }
+        # One or two images have no neighbourhoods; only a run that selects by them minds.
+        if len(logits) >= 3:
+            found["neighbourhood"] = validators.neighbourhood(logits[:2000])
+        # How often the critics are taken in, over the sample's first images.
+        moved = calibrator(target.pixels[:VALIDATION_BATCH].to(device))
+        verdicts = []
+        if critics.pixel is not None:
+            height, width = moved.shape[2:]
+            draw = draw_patch(height, width, critics.pixel.patch, seed, 0, patches=4)
+            verdicts.append(critics.pixel(moved, draw))
+        if critics.feature is not None and features is not None:
+            verdict = critics.feature(features(moved))
+            verdicts.append(verdict.flatten(2).mean(2) if verdict.dim() == 4 else verdict)
+        if verdicts:
+            found["confusion"] = torch.stack([validators.confusion(verdict) for verdict in verdicts]).mean()
+        if oracle:
+            assert target.labels is not None
+            found["oracle"] = validators.source_kept(logits, _rows(target.labels))
+        return {name: float(value) for name, value in found.items()}
+
+    values = once(validated)
     for net, training in modes:
         net.train(training)
-    return {name: float(value) for name, value in found.items()}
+    return values
 
 
 def _rows(values: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from shared_core.data.sampling import Key, keyed_uniform
+from shared_core.ops.gather import in_turn
 from shared_core.ops.inputs import check_images, check_tensor
 from torch import Tensor
 from torch.nn import functional
@@ -99,17 +100,25 @@ def zoom_weights(
     images: Float[Tensor, "batch channels height width"],
     views: Views,
     batch_size: int = 200,
+    shared: bool = False,
 ) -> Float[Tensor, " zooms"]:
-    """How much each zoom of `views` is worth on these images, by the information of its answers; they sum to 1."""
+    """How much each zoom of `views` is worth on these images, by the information of its answers; they sum to 1.
+
+    With `shared` all processes must call it with the same images; each asks about zooms in turn.
+    """
     check_images("images", images)
-    found = []
-    for zoom in views.zooms:
+
+    @torch.no_grad()
+    def information(number: int) -> Tensor:
         parts = []
         for part in images.split(batch_size):
-            same = part.new_full((len(part),), zoom)
+            same = part.new_full((len(part),), views.zooms[number])
             parts.append(answers(look(part, same, torch.zeros_like(same))))
-        found.append(validators.information(torch.cat(parts).float().clamp_min(1e-12).log()))
-    return (torch.stack(found) / views.zoom_temperature).softmax(0).cpu()
+        return validators.information(torch.cat(parts).float().clamp_min(1e-12).log()).cpu()
+
+    count = len(views.zooms)
+    found = list(in_turn(count, information)) if shared else [information(n) for n in range(count)]
+    return (torch.stack(found) / views.zoom_temperature).softmax(0)
 
 
 def view_draws(
@@ -182,9 +191,9 @@ class Teacher:
         self.answers, self.views = answers, views
         self.zooms = torch.full((len(views.zooms),), 1 / len(views.zooms))
 
-    def weigh_zooms(self, images: Float[Tensor, "batch channels height width"]) -> None:
-        """Weigh the zooms on a sample of the target."""
-        self.zooms = zoom_weights(self.answers, images, self.views)
+    def weigh_zooms(self, images: Float[Tensor, "batch channels height width"], shared: bool = False) -> None:
+        """Weigh the zooms on a sample of the target; `shared` as in :func:`zoom_weights`."""
+        self.zooms = zoom_weights(self.answers, images, self.views, shared=shared)
 
     def teach(
         self, images: Float[Tensor, "batch channels height width"], draws: Float[Tensor, "batch 2 count"]

@@ -22,6 +22,7 @@ Each is one function (classifier, source, target, settings, seed) that leaves th
 on a copy; `target_supervised` takes (classifier, labelled target, settings, seed) and is not in METHODS.
 All draws are pure functions of the seed; there is no augmentation.  Classifiers may answer with dicts, tuples and
 dataclasses, and with probabilities: `Settings(output=, outputs=)`; `predict` always gives logits.
+No method communicates: among several processes each computes what one would, and a run deals the methods out.
 """
 
 from collections.abc import Callable

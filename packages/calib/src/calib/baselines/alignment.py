@@ -40,7 +40,7 @@ def deep_coral(
         optimizer = torch.optim.Adam(net.parameters(), settings.learning_rate)
         source_order = batches(len(source.images), settings.batch_size, seed)
         target_order = batches(len(target), settings.batch_size, seed + 1)
-        guard = FiniteGuard("error")
+        guard = FiniteGuard("error", together=False)
         for step in range(1, settings.steps + 1):
             at, images = next(source_order), target[next(target_order)]
             (logits, source_features), (_, target_features) = (
@@ -66,11 +66,11 @@ def dann(classifier: nn.Module, source: Labelled, target: Tensor, settings: Sett
     source, target = domains(classifier, source, target, settings)
     with seeded(seed):
         net = FeatureNet(classifier, source.images, settings).train()
-        critic = domain_critic(net.width, settings.domain_hidden).to(next(net.parameters()).device)
+        critic = domain_critic(net.width, settings.domain_hidden).to(next(net.parameters()))
         optimizer = torch.optim.Adam([*net.parameters(), *critic.parameters()], settings.learning_rate)
         source_order = batches(len(source.images), settings.batch_size, seed)
         target_order = batches(len(target), settings.batch_size, seed + 1)
-        guard = FiniteGuard("error")
+        guard = FiniteGuard("error", together=False)
         for step in range(1, settings.steps + 1):
             at, images = next(source_order), target[next(target_order)]
             (logits, source_features), (_, target_features) = (

@@ -37,13 +37,13 @@ def adda(classifier: nn.Module, source: Labelled, target: Tensor, settings: Sett
         ours = FeatureNet(classifier, source.images, settings)
         statistics_mode(ours)
         ours.head.requires_grad_(False)
-        critic = domain_critic(ours.width, settings.domain_hidden).to(next(ours.parameters()).device)
+        critic = domain_critic(ours.width, settings.domain_hidden).to(next(ours.parameters()))
         learning = [p for p in ours.parameters() if p.requires_grad]
         encoder_optimizer = torch.optim.Adam(learning, settings.learning_rate, betas=(0.5, 0.999))
         critic_optimizer = torch.optim.Adam(critic.parameters(), settings.learning_rate, betas=(0.5, 0.999))
         source_order = batches(len(source.images), settings.batch_size, seed)
         target_order = batches(len(target), settings.batch_size, seed + 1)
-        guard = FiniteGuard("error")
+        guard = FiniteGuard("error", together=False)
         for step in range(1, settings.steps + 1):
             _, source_features = theirs(pixels(source.images[next(source_order)], theirs))
             _, target_features = ours(pixels(target[next(target_order)], ours))
@@ -75,7 +75,10 @@ def shot_im(
         statistics_mode(net)
         net.head.requires_grad_(False)
         learning = [p for p in net.parameters() if p.requires_grad]
-        optimizer, guard = torch.optim.Adam(learning, settings.learning_rate), FiniteGuard("error")
+        optimizer, guard = (
+            torch.optim.Adam(learning, settings.learning_rate),
+            FiniteGuard("error", together=False),
+        )
         order = batches(len(target), settings.batch_size, seed)
         for step in range(1, settings.steps + 1):
             logits, _ = net(pixels(target[next(order)], net))

@@ -145,7 +145,10 @@ def target_supervised(classifier: nn.Module, target: Labelled, settings: Setting
         read = reading(net, target.images, settings)
         net.train()
         optimizer = torch.optim.Adam(net.parameters(), settings.learning_rate)
-        order, guard = batches(len(target.images), settings.batch_size, seed), FiniteGuard("error")
+        order, guard = (
+            batches(len(target.images), settings.batch_size, seed),
+            FiniteGuard("error", together=False),
+        )
         for step in range(1, settings.steps + 1):
             at = next(order)
             logits = read.training(net(pixels(target.images[at], net)))

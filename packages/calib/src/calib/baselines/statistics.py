@@ -64,7 +64,10 @@ def tent(classifier: nn.Module, source: Labelled, target: Tensor, settings: Sett
     weights = [p for norm in norms for p in norm.parameters()]
     if not weights:
         raise NotApplicableError("the batch norms of the classifier have no affine weights for TENT to learn")
-    optimizer, guard = torch.optim.Adam(weights, settings.tent_learning_rate), FiniteGuard("error")
+    optimizer, guard = (
+        torch.optim.Adam(weights, settings.tent_learning_rate),
+        FiniteGuard("error", together=False),
+    )
     for step, at in enumerate(_one_pass(len(target), settings.tent_batch_size, seed), start=1):
         loss = entropy_loss(read(net(pixels(target[at], net))))
         guard.accepts({"entropy": loss}, step)

@@ -1,11 +1,15 @@
 """Differentiable concatenation over the processes of a distributed run; the identity on one process."""
 
-from typing import Any
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -53,6 +57,54 @@ def gather_objects(value: Any) -> list[Any]:
     if len(found) > 1:
         dist.all_gather_object(found, value)
     return found
+
+
+def everywhere(work: Callable[[], T]) -> list[T]:
+    """What `work` gives on each process, in the order of ranks; an error of one is raised on all of them.
+
+    Results are pickled: numbers, lists, CPU tensors.  Every rank must call it, and nothing inside may communicate.
+    """
+    if world_size() == 1:
+        return [work()]
+    error: Exception | None = None
+    result: Any = None
+    try:
+        result = work()
+    except Exception as found:
+        error = found
+    outcomes = gather_objects((result, None if error is None else _sendable(error)))
+    if error is not None:
+        raise error
+    for failed in (outcome[1] for outcome in outcomes):
+        if failed is not None:
+            raise failed
+    return [outcome[0] for outcome in outcomes]
+
+
+def once(work: Callable[[], T]) -> T:
+    """What `work` gives on the first process, which alone does it; see :func:`everywhere`."""
+    return everywhere(lambda: work() if rank() == 0 else cast(T, None))[0]
+
+
+def in_turn(count: int, work: Callable[[int], T]) -> Iterator[T]:
+    """`work` of 0, 1 ... `count` - 1, each done by one process in turn, for all of them; see :func:`everywhere`.
+
+    A process is asked for its numbers in rising order.  Every rank must read equally far.
+    """
+    world = world_size()
+    for start in range(0, count, world):
+        place = start + rank()
+        found = everywhere(lambda at=place: work(at) if at < count else cast(T, None))
+        yield from found[: count - start]
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, or its words where it cannot be sent to another process."""
+    try:
+        again = pickle.loads(pickle.dumps(error))  # noqa: S301  # our own, a line above
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return again if type(again) is type(error) else RuntimeError(f"{type(error).__name__}: {error}")
 
 
 class _AllGather(torch.autograd.Function):

@@ -1,7 +1,8 @@
 """The processes of a torchrun: joining the others, which of them writes, and parting at the end."""
 
 import os
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:  # It takes seconds to import, and whoever only asks which pro
 
 PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 """Our names for the precisions, and accelerate's."""
+
+PATIENCE = timedelta(hours=12)
+"""How long a process waits for others, which may train a baseline or look at a large data set meanwhile."""
 
 _joined: tuple[str, str] | None = None
 """Device and precision of the last `join`, to know a setting of accelerate's that is ours from somebody else's."""
@@ -29,10 +33,11 @@ def join(device: str = "auto", precision: str = "fp32") -> "Accelerator":
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
-    from accelerate.utils import patch_environment
+    from accelerate.utils import InitProcessGroupKwargs, patch_environment
 
     global _joined
-    if device.startswith("cuda:") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if device.startswith("cuda:") and several:
         raise ValueError(
             f"device {device}: all processes would share that GPU; give cuda, and each takes its own"
         )
@@ -45,9 +50,10 @@ def join(device: str = "auto", precision: str = "fp32") -> "Accelerator":
     callers = _joined is None and bool(AcceleratorState._shared_state)
     # Only where accelerate would choose another: told of a device, it puts all processes there.
     told = {} if device in ("auto", "cpu", "cuda") else {"ACCELERATE_TORCH_DEVICE": device}
+    waiting: Any = {"kwargs_handlers": [InitProcessGroupKwargs(timeout=PATIENCE)]} if several else {}
     try:
         with patch_environment(**told):
-            accelerator = Accelerator(cpu=cpu, mixed_precision=PRECISION[precision])
+            accelerator = Accelerator(cpu=cpu, mixed_precision=PRECISION[precision], **waiting)
     except ValueError as error:
         if not callers:
             raise
