@@ -89,17 +89,94 @@ def test_missing_and_damaged_weights_are_named(folder: Path, tmp_path: Path, par
     assert "\n" not in str(caught.value)
 
 
-def test_a_network_without_some_of_its_numbers_is_refused(folder: Path, tmp_path: Path) -> None:
+def spoil(file: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
     from safetensors.torch import load_file, save_file
 
+    weights = load_file(file)
+    change(weights)
+    save_file(weights, file, {"format": "pt"})
+
+
+def lose_the_first(weights: dict[str, torch.Tensor]) -> None:
+    del weights[next(iter(weights))]
+
+
+def parts_of(name: str) -> list[str]:
+    """The parts with weights of each family."""
+    encoders = {"sdxl": 2, "sd3": 3, "flux": 2}.get(name, 1)
+    net = "transformer" if name.startswith(("pixart", "sd3", "flux")) else "unet"
+    texts = ["text_encoder", *(f"text_encoder_{number}" for number in range(2, encoders + 1))]
+    return [net, *texts] + (["vae"] if name != "deepfloyd" else [])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_weights_are_whole_or_refused_by_name(name: str, tmp_path: Path) -> None:
+    FAMILIES[name](tmp_path / "whole")
+    for part in parts_of(name):
+        copy = tmp_path / part
+        shutil.copytree(tmp_path / "whole", copy)
+        (file,) = (copy / part).glob("*.safetensors")
+        gone: list[str] = []
+
+        def without_the_largest(weights: dict[str, torch.Tensor], gone: list[str] = gone) -> None:
+            # An embedding of words is the largest of T5, and tied: its other name is in no file.
+            gone.append(max(weights, key=lambda key: (weights[key].numel(), key)))
+            del weights[gone[0]]
+
+        spoil(file, without_the_largest)
+        with pytest.raises(OSError, match=f"incomplete.*{part}") as caught:
+            DiffusersPrior.from_pretrained(copy)
+        assert gone[0] in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_weights_of_another_shape_are_refused_by_name(folder: Path, tmp_path: Path, part: str) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    (file,) = (copy / "unet").glob("*.safetensors")
-    weights = load_file(file)
-    del weights["conv_in.weight"]
-    save_file(weights, file, {"format": "pt"})
-    with pytest.raises(OSError, match="incomplete"):
+    (file,) = (copy / part).glob("*.safetensors")
+    gone: list[str] = []
+
+    def narrower(weights: dict[str, torch.Tensor]) -> None:
+        gone.append(next(key for key in weights if key.endswith("weight") and weights[key].dim() > 1))
+        weights[gone[0]] = weights[gone[0]][:, :1].contiguous()
+
+    spoil(file, narrower)
+    with pytest.raises(OSError, match=r"incomplete") as caught:
         DiffusersPrior.from_pretrained(copy)
+    assert gone[0] in str(caught.value)
+
+
+def test_a_text_encoder_in_shards_and_one_variant(folder: Path, tmp_path: Path) -> None:
+    load_pipeline(folder).save_pretrained(tmp_path / "one", variant="fp16", max_shard_size="4KB")
+    shards = sorted((tmp_path / "one" / "text_encoder").glob("*.safetensors"))
+    assert len(shards) > 1
+    spoil(shards[0], lose_the_first)
+    with pytest.raises(OSError, match="incomplete"):
+        DiffusersPrior.from_pretrained(tmp_path / "one")
+
+
+def test_from_the_hub_too(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+    asked: list[Any] = []
+
+    def download(path: str, variant: str | None = None, **settings: Any) -> str:
+        asked.append((path, variant, settings["safety_checker"]))
+        return str(copy)
+
+    copy = tmp_path / "cache"
+    shutil.copytree(folder, copy)
+    config = DiffusionPipeline.load_config(folder)
+    monkeypatch.setattr(DiffusionPipeline, "load_config", lambda path: config)
+    monkeypatch.setattr(DiffusionPipeline, "download", download)
+    found = DiffusersPrior.from_pretrained("owner/name")
+    assert torch.equal(noise_of(found), noise_of(DiffusersPrior.from_pretrained(folder)))
+    assert asked == [("owner/name", None, None)]
+    (file,) = (copy / "text_encoder").glob("*.safetensors")
+    spoil(file, lose_the_first)
+    with pytest.raises(OSError, match="text_encoder hold no numbers"):
+        DiffusersPrior.from_pretrained("owner/name")
 
 
 @pytest.mark.parametrize("name", FAMILIES)

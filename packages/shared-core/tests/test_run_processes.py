@@ -53,6 +53,24 @@ def test_the_accelerator_of_the_caller_stays_as_it_is():
     assert join("cpu", "bf16").mixed_precision == own.mixed_precision == "bf16"
 
 
+def test_accelerate_still_has_no_public_way_to_start_afresh():
+    """Looked for by hand in 1.2 to 1.15: `end_training` and `destroy_process_group` leave the precision as it is."""
+    accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
+    accelerator.free_memory()
+    accelerator.end_training()
+    with pytest.raises(ValueError, match="already been initialized"):
+        accelerate.Accelerator(cpu=True, mixed_precision="no")
+    public = [
+        name
+        for kind in (accelerate.Accelerator, AcceleratorState, accelerate.PartialState)
+        for name in dir(kind)
+        if not name.startswith("_") and ("reset" in name or "reinit" in name)
+    ]
+    assert not public, (
+        f"accelerate {accelerate.__version__} has {public}: use it in shared_core.run.processes.join"
+    )
+
+
 class Told:
     """Stands for accelerate's, and keeps what it was told of the device."""
 

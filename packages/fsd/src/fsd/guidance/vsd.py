@@ -73,7 +73,9 @@ class LoraDirection(nn.Module):
             # A multi-view UNet has its own.
             self.camera = None if net.class_embedding is not None else CameraEmbedding(net)
         self._lora = {name: p for name, p in net.named_parameters() if self.adapter in name}
-        self.names = [name.replace(self.adapter, "vsd") for name in self._lora]
+        self._lora = {name: p for name, p in net.named_parameters() if self.adapter in name}
+        # A network that is compiled has the same names as one that is not.
+        self.names = [name.replace(self.adapter, "vsd").removeprefix("_orig_mod.") for name in self._lora]
         self.optimizer = torch.optim.AdamW(self._learned(), lr=learning_rate, betas=(0.9, 0.99))
         self._compared = False
 

@@ -105,7 +105,12 @@ def forward_unet(
         sizes = torch.tensor([side, side, 0.0, 0.0, side, side], dtype=wide(x), device=x.device)
         added = {"text_embeds": rows["pooled"], "time_ids": sizes.expand(len(x), 6)}
     out = pipeline.unet(
-        x, timestep, encoder_hidden_states=rows["text"], added_cond_kwargs=added, return_dict=False, **extra
+        x,
+        times(x, timestep),
+        encoder_hidden_states=rows["text"],
+        added_cond_kwargs=added,
+        return_dict=False,
+        **extra,
     )[0]
     return out[:, : x.shape[1]]
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,8 @@ def load_pipeline(
             "stabilityai/stable-diffusion-2-1-base, are no longer there: take a copy, or any other Stable Diffusion, "
             "SDXL, PixArt, SD3 or Flux. Without a network only folders and what is in the cache can be loaded."
         ) from error
-    missing = [name for name, part in pipeline.components.items() if _without_numbers(part)]
-    if missing:
-        raise OSError(
-            f"{path} is incomplete: its files hold no numbers for {', '.join(missing)}; download it again"
-        )
+    for name, part in pipeline.components.items():
+        _refuse_missing(path, name, _without_numbers(part))
     if not offload:
         return pipeline.to(target)
     net = getattr(pipeline, FAMILIES[type(pipeline).__name__].net)
@@ -92,9 +90,12 @@ def _read(path: str, **settings: Any) -> Any:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     errors: list[OSError] = []
-    for variant in [None, *(variants_in(path) if Path(path).is_dir() else ["fp16"])]:
+    here = Path(path).is_dir()
+    for variant in [None, *(variants_in(path) if here else ["fp16"])]:
         try:
-            return DiffusionPipeline.from_pretrained(path, variant=variant, **settings)
+            folder = path if here else DiffusionPipeline.download(path, variant=variant, **settings)
+            parts = whole_encoders(folder, variant, **settings)
+            return DiffusionPipeline.from_pretrained(folder, variant=variant, **parts, **settings)
         except OSError as error:
             errors.append(error)
         except (ImportError, torch.OutOfMemoryError):
@@ -105,16 +106,58 @@ def _read(path: str, **settings: Any) -> Any:
     raise errors[0]
 
 
-def variants_in(folder: str | os.PathLike[str]) -> list[str]:
+def variants_in(folder: str | os.PathLike[str], part: str = "*") -> list[str]:
     """Variants of the weights in a pipeline folder, fp16 and bf16 first: `model.fp16.safetensors` is "fp16"."""
-    names = [file.name for kind in ("safetensors", "bin") for file in Path(folder).glob(f"*/*.{kind}")]
+    names = [file.name for kind in ("safetensors", "bin") for file in Path(folder).glob(f"{part}/*.{kind}")]
     found = {match[1] for name in names if (match := re.search(r"^[^.]+\.(\w+?)(-\d+-of-\d+)?\.\w+$", name))}
     return sorted(found, key=lambda name: (name not in ("fp16", "bf16"), name != "fp16", name))
 
 
-def _without_numbers(part: Any) -> bool:
-    tensors = part.state_dict().values() if isinstance(part, torch.nn.Module) else ()
-    return any(value.is_meta for value in tensors)
+def whole_encoders(
+    folder: str | os.PathLike[str], variant: str | None = None, dtype: Any = torch.float32, **others: Any
+) -> dict[str, Any]:
+    """The networks of transformers in a pipeline folder, but for those that `others` names.
+
+    transformers gives weights that a file lacks random values, and diffusers passes that on.
+    Raises OSError, naming the weights, where some are missing or of another shape.
+    """
+    import transformers
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+    own = dtype.get("default") if isinstance(dtype, dict) else dtype
+    index: Any = DiffusionPipeline.load_config(folder)
+    found: dict[str, Any] = {}
+    for name, entry in index.items():
+        if name in others or not isinstance(entry, (list, tuple)) or entry[0] != "transformers":
+            continue
+        kind: Any = getattr(transformers, entry[1], None)
+        if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
+            continue
+        place = Path(folder) / name
+        given: dict[str, Any] = {"variant": variant} if variant in variants_in(folder, name) else {}
+        part, report = kind.from_pretrained(
+            place, dtype=own, output_loading_info=True, ignore_mismatched_sizes=True, **given
+        )
+        # Refused here, by name. Those of another shape come with both shapes, or by name alone.
+        other = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
+        _refuse_missing(folder, name, sorted({*report["missing_keys"], *other}))
+        found[name] = part
+    return found
+
+
+def _without_numbers(part: Any) -> list[str]:
+    if not isinstance(part, torch.nn.Module):
+        return []
+    return [key for key, value in part.state_dict().items() if value.is_meta]
+
+
+def _refuse_missing(path: str | os.PathLike[str], name: str, missing: Sequence[str]) -> None:
+    if missing:
+        more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
+        raise OSError(
+            f"{path} is incomplete: the files of its {name} hold no numbers, or of another shape, for "
+            f"{', '.join(missing[:4])}{more}; download it again"
+        )
 
 
 def refuse_folder(path: str | os.PathLike[str]) -> None:

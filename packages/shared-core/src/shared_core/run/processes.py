@@ -32,7 +32,7 @@ def join(device: str = "auto", precision: str = "fp32") -> "Accelerator":
     another precision than that of the caller's accelerator, or the CPU where that one is on a GPU.
     """
     from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
+    from accelerate.state import AcceleratorState, is_initialized
     from accelerate.utils import InitProcessGroupKwargs, patch_environment
 
     global _joined
@@ -45,9 +45,10 @@ def join(device: str = "auto", precision: str = "fp32") -> "Accelerator":
     if precision == "fp16" and cpu:
         raise ValueError("precision fp16 needs a GPU; choose bf16 or fp32 on a CPU")
     if _joined not in (None, (device, precision)):
+        # accelerate 1.2 to 1.15 has no public way to change a precision; a test looks for one in later versions.
         AcceleratorState._reset_state(reset_partial_state=True)
         _joined = None
-    callers = _joined is None and bool(AcceleratorState._shared_state)
+    callers = _joined is None and is_initialized()
     # Only where accelerate would choose another: told of a device, it puts all processes there.
     told = {} if device in ("auto", "cpu", "cuda") else {"ACCELERATE_TORCH_DEVICE": device}
     waiting: Any = {"kwargs_handlers": [InitProcessGroupKwargs(timeout=PATIENCE)]} if several else {}
