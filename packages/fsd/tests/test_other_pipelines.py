@@ -156,6 +156,15 @@ def test_a_text_encoder_in_shards_and_one_variant(folder: Path, tmp_path: Path) 
         DiffusersPrior.from_pretrained(tmp_path / "one")
 
 
+def test_another_variant_does_not_stand_in_for_missing_weights(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    load_pipeline(folder).save_pretrained(copy, variant="ema")
+    spoil(copy / "text_encoder" / "model.safetensors", lose_the_first)
+    with pytest.raises(OSError, match=r"copy is incomplete: the files of its text_encoder hold no numbers"):
+        DiffusersPrior.from_pretrained(copy)
+
+
 def test_from_the_hub_too(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 

@@ -17,6 +17,10 @@ PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat
 UNUSED = ("safety_checker", "watermarker")
 
 
+class Incomplete(OSError):
+    """Files lack weights. A variant beside them holds other numbers, such as averaged ones, and is no remedy."""
+
+
 def load_pipeline(
     path: str | os.PathLike[str],
     device: str | torch.device = "cpu",
@@ -52,6 +56,8 @@ def load_pipeline(
             # Its gradient is needed, and many overflow in fp16.
             dtype = {"vae": torch.float32, "default": dtype}
         pipeline = _read(path, dtype=dtype, **unused)
+    except Incomplete:
+        raise
     except (OSError, EntryNotFoundError) as error:
         if Path(path).is_dir():
             raise OSError(f"{path} is incomplete or cannot be read ({_first_line(error)})") from error
@@ -96,10 +102,10 @@ def _read(path: str, **settings: Any) -> Any:
             folder = path if here else DiffusionPipeline.download(path, variant=variant, **settings)
             parts = whole_encoders(folder, variant, **settings)
             return DiffusionPipeline.from_pretrained(folder, variant=variant, **parts, **settings)
+        except (Incomplete, ImportError, torch.OutOfMemoryError):
+            raise
         except OSError as error:
             errors.append(error)
-        except (ImportError, torch.OutOfMemoryError):
-            raise
         except Exception as error:
             # Diffusers, transformers and safetensors raise many types for a damaged or foreign file.
             raise OSError(f"{type(error).__name__}: {_first_line(error)}") from error
@@ -119,7 +125,7 @@ def whole_encoders(
     """The networks of transformers in a pipeline folder, but for those that `others` names.
 
     transformers gives weights that a file lacks random values, and diffusers passes that on.
-    Raises OSError, naming the weights, where some are missing or of another shape.
+    Raises Incomplete, naming the weights, where some are missing or of another shape.
     """
     import transformers
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -154,7 +160,7 @@ def _without_numbers(part: Any) -> list[str]:
 def _refuse_missing(path: str | os.PathLike[str], name: str, missing: Sequence[str]) -> None:
     if missing:
         more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
-        raise OSError(
+        raise Incomplete(
             f"{path} is incomplete: the files of its {name} hold no numbers, or of another shape, for "
             f"{', '.join(missing[:4])}{more}; download it again"
         )
