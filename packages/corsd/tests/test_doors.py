@@ -12,7 +12,9 @@ from corsd import (
     losses,
     triplet_plan,
 )
-from corsd.baselines import CSKD, PSKD, handcrafted
+from corsd.baselines import CSKD, PSKD, bake, contrastive, dks, handcrafted, mixskd, ols, one, sla
+from corsd.ensemble import ensemble_distillation, stage_ensemble
+from corsd.mixing import TwoHot, cutmix, mixing_draws, mixup, two_hot_cross_entropy
 from corsd.nets import small_resnet
 from shared_core.ops import all_gather, average_gradients, entropy, kl_divergence, project, soft_cross_entropy
 from torch import nn
@@ -146,6 +148,102 @@ CASES = {
             "probabilistic_transfer": handcrafted.probabilistic_transfer,
         }.items()
     },
+    "pairwise_distillation": (
+        lambda: dks.pairwise_distillation([Z, Z[:2]]),
+        ValueError,
+        r"logits\[1\] has shape \(2, 3\); it must be \(batch=4, classes=3\): all of the same images",
+    ),
+    "stage_ensemble": (lambda: stage_ensemble([Z.tolist()]), TypeError, r"logits\[0\] is a list"),
+    "ensemble_distillation": (
+        lambda: ensemble_distillation([Z], Z[:1]),
+        ValueError,
+        r"teacher has shape \(1, 3\); it must be \(batch=4, classes=3\)",
+    ),
+    "gated_ensemble": (
+        lambda: one.gated_ensemble([Z, Z], Z),
+        ValueError,
+        r"gate_logits has shape \(4, 3\); it must be \(batch=4, stages=2\): one gate per image and stage",
+    ),
+    "supervised_contrast": (
+        lambda: contrastive.supervised_contrast(Z, LABELS[:3]),
+        ValueError,
+        "there are 3 labels for 4 images",
+    ),
+    "turned": (
+        lambda: sla.turned(torch.zeros(2, 3, 4, 4).byte()),
+        TypeError,
+        "images has the type torch.uint8",
+    ),
+    "joint_cross_entropy": (
+        lambda: sla.joint_cross_entropy(torch.zeros(8, 12), LABELS),
+        ValueError,
+        "there are 4 labels for 2 images",
+    ),
+    "aggregated": (
+        lambda: sla.aggregated(Z),
+        ValueError,
+        r"joint has shape \(4, 3\); with turns=4 it must be \(turns \* batch, turns \* classes\)",
+    ),
+    "propagated": (
+        lambda: bake.propagated(Z[:2], Z),
+        ValueError,
+        r"logits has shape \(4, 3\); it must be \(batch=2, classes\): of the same images",
+    ),
+    "propagation_distillation": (
+        lambda: bake.propagation_distillation(Z, LABELS),
+        TypeError,
+        "target has the type torch.int64",
+    ),
+    "online_label_smoothing": (
+        lambda: ols.online_label_smoothing(Z, LABELS, Z),
+        ValueError,
+        r"soft_labels has shape \(4, 3\); it must be \(classes=3, classes=3\)",
+    ),
+    "add_right_predictions": (
+        lambda: ols.add_right_predictions(Z[:3], Z[0, :2], Z, LABELS),
+        ValueError,
+        r"counts has shape \(2,\); it must be \(classes=3\)",
+    ),
+    "next_soft_labels": (
+        lambda: ols.next_soft_labels(Z[:3], Z, Z[0]),
+        ValueError,
+        r"sums has shape \(4, 3\); it must be \(classes=3, classes=3\)",
+    ),
+    "interpolated": (
+        lambda: mixskd.interpolated(Z, Z[0]),
+        ValueError,
+        r"lam has shape \(3,\); it must be \(batch=4\): one share per image",
+    ),
+    "mixed_logit_consistency": (
+        lambda: mixskd.mixed_logit_consistency(Z, Z[:1], Z[:, 0]),
+        ValueError,
+        r"plain has shape \(1, 3\); it must be \(batch=4, classes=3\)",
+    ),
+    "mixed_map_consistency": (
+        lambda: mixskd.mixed_map_consistency(Z, Z[:1], Z[:, 0]),
+        ValueError,
+        r"plain has shape \(1, 3\); it must be that of mixed, \(4, 3\)",
+    ),
+    "mixup": (
+        lambda: mixup(Z, LABELS, mixing_draws(0, 0, 2)),
+        ValueError,
+        r"draws has shape \(2, 3\); it must be \(batch=4, 3\): see mixing_draws",
+    ),
+    "mixup: labels": (
+        lambda: mixup(Z, LABELS[:2], mixing_draws(0, 0, 4)),
+        ValueError,
+        "there are 2 labels for 4 images",
+    ),
+    "cutmix": (
+        lambda: cutmix(Z, LABELS, mixing_draws(0, 0, 4)),
+        ValueError,
+        r"images has shape \(4, 3\); it must be \(batch, channels, height, width\)",
+    ),
+    "two_hot_cross_entropy": (
+        lambda: two_hot_cross_entropy(Z, TwoHot(LABELS, LABELS, Z[0])),
+        ValueError,
+        r"lam has shape \(3,\); it must be \(batch=4\): of the same images",
+    ),
     "gradients": (lambda: average_gradients(nn.Linear(1, 1)), ValueError, "no parameter .* has a gradient"),
 }
 
@@ -157,7 +255,7 @@ def test_wrong_tensors_are_named(case):
         call()
 
 
-@pytest.mark.parametrize("module", [losses, handcrafted])
+@pytest.mark.parametrize("module", [losses, handcrafted, dks, contrastive, one, sla, bake, ols, mixskd])
 def test_every_loss_has_a_case(module):
     public = [
         name for name, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__

@@ -57,7 +57,7 @@ def test_compiled_equals_eager():
 
 @pytest.mark.usefixtures("as_a_user")
 def test_another_number_of_gates_is_refused():
-    with pytest.raises(ValueError, match=r"gates of shape \(4, 3\) for 2 stages"):
+    with pytest.raises(ValueError, match=r"gate_logits has shape \(4, 3\); it must be \(batch=4, stages=2\)"):
         gated_ensemble(logits()[:2], gates())
 
 

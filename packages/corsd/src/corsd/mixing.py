@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from shared_core.data.sampling import keyed_generator_seed
 from shared_core.ops.gather import rank, world_size
+from shared_core.ops.inputs import check_images, check_tensor
 from shared_core.ops.outputs import Which
 from shared_core.ops.targets import class_numbers
 from torch import Tensor, nn
@@ -61,6 +62,8 @@ def mixup(
     images: Float[Tensor, "batch ..."], labels: Int[Tensor, " batch"], draws: Float[Tensor, "batch 3"]
 ) -> tuple[Float[Tensor, "batch ..."], TwoHot]:
     """x~_a = lam_a x_a + (1 - lam_a) x_b, b the partner of a (Zhang et al., ICLR 2018); column 0 of draws is lam."""
+    check_tensor("images", images, "batch ...")
+    check_tensor("draws", draws, "batch 3", "see mixing_draws", batch=len(images))
     lam = draws[:, 0].to(images.device, _wide(images), non_blocking=True)
     share = lam.to(images.dtype).view(-1, *[1] * (images.dim() - 1))
     other = images[partners(len(images), images.device)]
@@ -77,6 +80,8 @@ def cutmix(
     The box has sides sqrt(1 - lam) of the image's, a centre at columns 1 and 2 of draws, and ends at the border; the
     label's lam is the share of pixels that stays.
     """
+    check_images("images", images)
+    check_tensor("draws", draws, "batch 3", "see mixing_draws", batch=len(images))
     height, width = images.shape[2:]
     draws = draws.double() if draws.device.type != "mps" else draws
     side = (1 - draws[:, 0]).clamp_min(0).sqrt()
@@ -117,6 +122,8 @@ def mix(
 
 def two_hot_cross_entropy(logits: Float[Tensor, "batch classes"], labels: TwoHot) -> Float[Tensor, ""]:
     """Return mean_a lam_a CE(z_a, first_a) + (1 - lam_a) CE(z_a, second_a)."""
+    check_tensor("logits", logits, "batch classes")
+    check_tensor("lam", labels.lam, "batch", "of the same images", batch=len(logits))
     logits = widened(logits)
     lam = labels.lam.to(logits.dtype)
     first, second = (F.cross_entropy(logits, y, reduction="none") for y in (labels.first, labels.second))
@@ -172,7 +179,7 @@ class MixedCrossEntropy(nn.Module):
 
 
 def _two_hot(labels: Tensor, lam: Tensor) -> TwoHot:
-    labels = labels.to(lam.device, non_blocking=True)
+    labels = class_numbers(labels, len(lam)).to(lam.device, non_blocking=True)
     return TwoHot(labels, labels[partners(len(labels), labels.device)], lam)
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from shared_core.ops.autocast import without_autocast
 from shared_core.ops.gather import all_gather, rank
+from shared_core.ops.inputs import check_tensor
 from shared_core.ops.outputs import Which
 from torch import Tensor, nn
 
@@ -40,6 +41,8 @@ def propagated(
         ValueError: omega outside of [0, 1), or a temperature or tau that is not above 0.
     """
     _check(omega, temperature, tau)
+    check_tensor("features", features, "batch channels")
+    check_tensor("logits", logits, "batch classes", "of the same images", batch=len(features))
     with without_autocast(logits):
         relations = cosine_relations(features) / tau
         one = torch.eye(len(logits), dtype=relations.dtype, device=logits.device)
@@ -55,6 +58,8 @@ def propagation_distillation(
     logits: Float[Tensor, "batch classes"], target: Float[Tensor, "batch classes"], temperature: float = 4.0
 ) -> Float[Tensor, ""]:
     """Return T^2 mean KL(target || softmax(logits / T)); target holds probabilities and gets no gradient."""
+    check_tensor("logits", logits, "batch classes")
+    check_tensor("target", target, "batch classes", batch=len(logits), classes=logits.shape[1])
     with without_autocast(logits):
         student = (widened(logits) / temperature).log_softmax(1)
         total = F.kl_div(student, target.detach().to(student.dtype), reduction="sum")

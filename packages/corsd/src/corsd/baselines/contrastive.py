@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from shared_core.ops.gather import all_gather
+from shared_core.ops.inputs import check_tensor
 from shared_core.ops.outputs import Which
+from shared_core.ops.targets import class_numbers
 from torch import Tensor, nn
 
 from corsd.distiller import Output, check_labels, summed
@@ -31,6 +33,8 @@ def supervised_contrast(
 
     P(a) are the other images of the class of a; the mean is over images with at least one, 0 without any.
     """
+    check_tensor("embeddings", embeddings, "batch width")
+    labels = class_numbers(labels, len(embeddings)).to(embeddings.device)
     certain = torch.ones_like(labels, dtype=widened(embeddings).dtype)
     return relation_rows(cosine_relations(embeddings), row_targets(labels, labels, certain), tau)
 

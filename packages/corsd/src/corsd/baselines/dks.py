@@ -16,6 +16,7 @@ from shared_core.ops.outputs import Which
 from torch import Tensor, nn
 
 from corsd.distiller import Output, check_labels, summed
+from corsd.ensemble import check_stages
 from corsd.exits import Exits
 from corsd.frame import labels_for, maps_of, own_type, tapped, widened
 from corsd.relation import Norm
@@ -29,10 +30,9 @@ def pairwise_distillation(
     Raises:
         ValueError: no logits, or the temperature is not above 0.
     """
-    if not logits or not temperature > 0:
-        raise ValueError(
-            f"give the logits of at least one stage and a temperature above 0; got {len(logits)} stages, {temperature=}"
-        )
+    check_stages(logits)
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature}; it must be above 0")
     with without_autocast(logits[0]):
         students = [(widened(z) / temperature).log_softmax(1) for z in logits]
         teachers = [z.detach() for z in students]

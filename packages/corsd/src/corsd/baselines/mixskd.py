@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from shared_core.ops.autocast import without_autocast
 from shared_core.ops.divergence import kl_divergence
+from shared_core.ops.inputs import check_tensor
 from shared_core.ops.outputs import Which
 from torch import Tensor, nn
 
@@ -34,6 +35,8 @@ from corsd.relation import Norm
 
 def interpolated(x: Float[Tensor, "batch ..."], lam: Float[Tensor, " batch"]) -> Float[Tensor, "batch ..."]:
     """Return lam_a x_a + (1 - lam_a) x_b, b the neighbour of a (:func:`corsd.mixing.partners`)."""
+    check_tensor("x", x, "batch ...")
+    check_tensor("lam", lam, "batch", "one share per image", batch=len(x))
     x = widened(x)
     share = lam.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
     return share * x + (1 - share) * x[partners(len(x), x.device)]
@@ -46,6 +49,8 @@ def mixed_logit_consistency(
     temperature: float = 3.0,
 ) -> Float[Tensor, ""]:
     """Return T^2 mean [KL(u || mixed) + KL(mixed || u)] at T, u the interpolated plain logits; targets are detached."""
+    check_tensor("mixed", mixed, "batch classes")
+    check_tensor("plain", plain, "batch classes", batch=len(mixed), classes=mixed.shape[1])
     mixed, between = widened(mixed), interpolated(plain, lam)
     taught = kl_divergence(mixed, between.detach(), temperature)
     teaching = kl_divergence(between, mixed.detach(), temperature)
@@ -56,6 +61,11 @@ def mixed_map_consistency(
     mixed: Float[Tensor, "batch ..."], plain: Float[Tensor, "batch ..."], lam: Float[Tensor, " batch"]
 ) -> Float[Tensor, ""]:
     """Return the mean squared difference of the mixed images' maps from the interpolated plain ones, detached."""
+    check_tensor("mixed", mixed, "batch ...")
+    if plain.shape != mixed.shape:
+        raise ValueError(
+            f"plain has shape {tuple(plain.shape)}; it must be that of mixed, {tuple(mixed.shape)}"
+        )
     with without_autocast(mixed):
         difference = widened(mixed) - interpolated(plain.detach(), lam)
         return difference.square().sum() / max(difference.numel(), 1)

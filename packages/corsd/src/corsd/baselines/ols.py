@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from shared_core.ops.divergence import soft_cross_entropy
 from shared_core.ops.gather import all_gather, world_size
+from shared_core.ops.inputs import check_tensor
 from shared_core.ops.outputs import Which
 from shared_core.ops.targets import class_numbers
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ def online_label_smoothing(
     alpha: float = 0.5,
 ) -> Float[Tensor, ""]:
     """Return the mean of alpha CE(z, y) + (1 - alpha) CE(z, S_y), S_y row y of ``soft_labels``."""
+    labels = _checked(logits, labels, soft_labels=soft_labels)
     hard = F.cross_entropy(widened(logits), labels, reduction="sum")
     soft = soft_cross_entropy(logits, soft_labels[labels]).sum()
     return (alpha * hard + (1 - alpha) * soft) / max(len(logits), 1)
@@ -40,6 +42,8 @@ def add_right_predictions(
     labels: Int[Tensor, " batch"],
 ) -> None:
     """Add softmax(z) to row y of ``sums`` and 1 to ``counts``, in place, for every image that is predicted right."""
+    labels = _checked(logits, labels, sums=sums)
+    check_tensor("counts", counts, "classes", classes=len(sums))
     right = (logits.argmax(1) == labels).to(sums.dtype)
     sums.index_add_(0, labels, right[:, None] * widened(logits).softmax(1).to(sums.dtype))
     counts.index_add_(0, labels, right)
@@ -52,7 +56,18 @@ def next_soft_labels(
     counts: Float[Tensor, " classes"],
 ) -> Float[Tensor, "classes classes"]:
     """Return the means of ``sums``; rows that nothing was added to keep their soft label."""
+    check_tensor("soft_labels", soft_labels, "classes classes", classes=len(soft_labels))
+    check_tensor("sums", sums, "classes classes", classes=len(soft_labels))
+    check_tensor("counts", counts, "classes", classes=len(soft_labels))
     return torch.where(counts[:, None] > 0, sums / counts[:, None].clamp_min(1), soft_labels)
+
+
+def _checked(logits: Tensor, labels: Tensor, **tables: Tensor) -> Tensor:
+    """The labels as int64 beside the logits, once they and the tables fit them."""
+    check_tensor("logits", logits, "batch classes")
+    for name, table in tables.items():
+        check_tensor(name, table, "classes classes", classes=logits.shape[1])
+    return class_numbers(labels, len(logits)).to(logits.device)
 
 
 class OLS(nn.Module):

@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from shared_core.ops.autocast import without_autocast
+from shared_core.ops.inputs import check_tensor
 from shared_core.ops.outputs import Which
 from torch import Tensor, nn
 
 from corsd.distiller import Output, check_labels, summed
-from corsd.ensemble import ensemble_distillation, ramp
+from corsd.ensemble import check_stages, ensemble_distillation, ramp
 from corsd.exits import Exits
 from corsd.frame import HostCount, labels_for, maps_of, own_type, tapped, widened
 from corsd.relation import Norm
@@ -31,10 +32,11 @@ def gated_ensemble(
     """Return z_e = sum_i softmax(gate_logits)_i z_i of each image.
 
     Raises:
-        ValueError: another number of stages than of gates.
+        TypeError, ValueError: other shapes, or another number of stages than of gates.
     """
-    if gate_logits.dim() != 2 or gate_logits.shape[1] != len(logits):
-        raise ValueError(f"there are gates of shape {tuple(gate_logits.shape)} for {len(logits)} stages")
+    check_stages(logits)
+    sizes = {"batch": len(logits[0]), "stages": len(logits)}
+    check_tensor("gate_logits", gate_logits, "batch stages", "one gate per image and stage", **sizes)
     with without_autocast(gate_logits):
         gates = widened(gate_logits).softmax(1)
         return torch.stack([gates[:, i, None] * widened(z) for i, z in enumerate(logits)]).sum(0)

@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from shared_core.ops.divergence import kl_divergence
+from shared_core.ops.inputs import check_tensor
 from shared_core.ops.outputs import Which
+from shared_core.ops.targets import class_numbers
 from torch import Tensor, nn
 
 from corsd.distiller import Output, check_labels, summed
@@ -36,6 +38,7 @@ def turned(
         ValueError: another number of turns than 2 or 4, or images that cannot be turned so.
     """
     _check_turns(turns)
+    check_tensor("images", images, "batch ...")
     if images.dim() != 4 or (turns == 4 and images.shape[2] != images.shape[3]):
         raise ValueError(
             f"turns={turns} needs images (batch, channels, height, width)"
@@ -49,6 +52,9 @@ def joint_cross_entropy(
     joint: Float[Tensor, "turned joint"], labels: Int[Tensor, " batch"], turns: int = 4
 ) -> Float[Tensor, ""]:
     """Return the mean cross-entropy of joint logits of :func:`turned` images; (class y, turn j) is y * turns + j."""
+    check_tensor("joint", joint, "turned joint")
+    _check_joint(joint, turns)
+    labels = class_numbers(labels, len(joint) // turns).to(joint.device)
     turn = torch.arange(turns, device=labels.device)[:, None]
     target = (labels * turns + turn).flatten()
     return F.cross_entropy(widened(joint), target, reduction="sum") / max(len(target), 1)
@@ -56,6 +62,8 @@ def joint_cross_entropy(
 
 def aggregated(joint: Float[Tensor, "turned joint"], turns: int = 4) -> Float[Tensor, "batch classes"]:
     """Return the class logits a_k = 1/M sum_j q(t_j x)_(k, j) of each upright image."""
+    check_tensor("joint", joint, "turned joint")
+    _check_joint(joint, turns)
     by_turn = widened(joint).view(turns, len(joint) // turns, joint.shape[1] // turns, turns)
     return torch.stack([by_turn[j, ..., j] for j in range(turns)]).mean(0)
 
@@ -106,6 +114,14 @@ class SLA(nn.Module):
             "joint_kl": self.weight * self.temperature**2 * taught,
         }
         return summed(logits, parts)
+
+
+def _check_joint(joint: Tensor, turns: int) -> None:
+    _check_turns(turns)
+    if len(joint) % turns or joint.shape[1] % turns:
+        raise ValueError(
+            f"joint has shape {tuple(joint.shape)}; with turns={turns} it must be (turns * batch, turns * classes)"
+        )
 
 
 def _check_turns(turns: int) -> None:
