@@ -35,8 +35,9 @@ def gated_ensemble(
         TypeError, ValueError: other shapes, or another number of stages than of gates.
     """
     check_stages(logits)
-    sizes = {"batch": len(logits[0]), "stages": len(logits)}
-    check_tensor("gate_logits", gate_logits, "batch stages", "one gate per image and stage", **sizes)
+    batch, stages = len(logits[0]), len(logits)
+    hint = "one gate per image and stage"
+    check_tensor("gate_logits", gate_logits, "batch stages", hint, batch=batch, stages=stages)
     with without_autocast(gate_logits):
         gates = widened(gate_logits).softmax(1)
         return torch.stack([gates[:, i, None] * widened(z) for i, z in enumerate(logits)]).sum(0)
