@@ -36,6 +36,9 @@ PARTS = {
     "propagation": "labels spread in the batch",
     "joint_ce": "cross-entropy of class and rotation",
     "joint_kl": "rotation heads teach the net",
+    "ensemble_ce": "cross-entropy of the ensemble",
+    "mixed_kl": "mixed and plain images agree",
+    "mixed_maps": "maps of mixed and plain images",
 }
 """Parts of a loss in words; others are shown by their name."""
 Cells = list[tuple[dict[str, Any], Path]]
