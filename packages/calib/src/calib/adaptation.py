@@ -175,7 +175,7 @@ def adapt(
         for name, given in (("source", source), ("target", target))
     ]
     samples = [domain.some(validation_images) for domain in domains]
-    check_ranges(samples[0].pixels, samples[1].pixels, calibrator)
+    check_ranges(samples[0].pixels, samples[1].pixels, domains[0].ends)
     if selection == "oracle" and samples[1].labels is None:
         raise ValueError("selection is 'oracle', but the target has no labels: choose one without labels")
     wanted = weights.feature > 0 if critics is None else critics.feature is not None

@@ -18,12 +18,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from shared_core.ops.host import read_back
 from shared_core.ops.inputs import check_images
 from torch import Tensor, nn
 from torch.nn import functional
 
 from calib.bodies import BODIES, padded_size
 
+FITS = "do the images fit the calibrator?"
 EPSILON_UNIT = "share of the value range"
 MIN_SIZE = 8
 MODES = ("signed", "positive", "released")
@@ -103,6 +105,7 @@ class Calibrator(nn.Module):
                 )
         if not bool((low < high).all()):
             raise ValueError(f"value_range is {value_range}; low must be below high")
+        self._looked = False
         self.low.copy_(low.reshape(-1, 1, 1).expand_as(self.low))
         self.high.copy_(high.reshape(-1, 1, 1).expand_as(self.high))
 
@@ -147,7 +150,9 @@ class Calibrator(nn.Module):
         (or not a number) passes through unchanged, and `alpha` is cut to [0, 1] (not a number: 0).
 
         Raises:
-            ValueError: wrong shape, fewer than 8 pixels, alpha outside [0, 1], values outside of the range.
+            ValueError: wrong shape, fewer than 8 pixels, alpha outside [0, 1], values outside of the range.  On a GPU
+                values are looked at in the first batch alone, since a look makes the CPU wait for the device; what
+                comes later is clipped to the range, and a tensor alpha to [0, 1].
         """
         graph = torch.compiler.is_compiling()
         if not graph:
@@ -234,25 +239,34 @@ class Calibrator(nn.Module):
             )
         if not images.is_floating_point():
             raise ValueError(f"images are {images.dtype}; give floats in {self._range_words()}")
-        if isinstance(alpha, Tensor):
-            # Not a number compares as False, so it is refused as well.
-            if not bool(((alpha >= 0) & (alpha <= 1)).all()):
-                raise ValueError(f"alpha is {alpha.tolist()}; each must be from 0 (off) to 1")
-        elif not 0 <= alpha <= 1:
-            raise ValueError(f"alpha is {alpha}; it must be from 0 (off) to 1")
-        if not images.numel():
+        # On the CPU every batch is looked at.  Elsewhere a look makes the CPU wait for the device, so that only the
+        # first batch is: another range, or bytes divided twice, is a mistake of the pipeline that all batches show.
+        here = images.device.type == "cpu"
+        looks = here or not self._looked
+        self._looked = self._looked or images.numel() > 0
+        if not isinstance(alpha, Tensor):
+            if not 0 <= alpha <= 1:
+                raise ValueError(f"alpha is {alpha}; it must be from 0 (off) to 1")
+        # Not a number compares as False, so it is refused as well.
+        elif (looks or alpha.device.type == "cpu") and bool(
+            read_back(~((alpha >= 0) & (alpha <= 1)).all(), FITS)
+        ):
+            raise ValueError(f"alpha is {alpha.tolist()}; each must be from 0 (off) to 1")
+        if not looks or not images.numel():
             return
         # In the coarser type of the two: the ends of the range and the images were rounded to their own.
         coarse = min(images.dtype, self.low.dtype, key=lambda dtype: -torch.finfo(dtype).eps)
         images = images.detach().to(coarse)
         low, high = self.low.to(coarse), self.high.to(coarse)
         smallest, largest = images.aminmax()
-        if bool((low.max() <= smallest) & (largest <= high.min())):
+        if here and bool((low.max() <= smallest) & (largest <= high.min())):
             return
         # Not a number compares as False, or a channel has a range of its own.
-        if not bool(((images >= low) & (images <= high)).all()):
+        outside = ~((images >= low) & (images <= high)).all()
+        bad, first, last = read_back(torch.stack([outside.to(coarse), smallest, largest]), FITS).tolist()
+        if bad:
             raise ValueError(
-                f"images run from {smallest:.4g} to {largest:.4g}, outside of {self._range_words()}: bring them there, "
+                f"images run from {first:.4g} to {last:.4g}, outside of {self._range_words()}: bring them there, "
                 "or say value_range=(low, high) when you build or attach the calibrator"
             )
 

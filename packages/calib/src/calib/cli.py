@@ -173,6 +173,9 @@ def translate(arguments: list[str]) -> int:
         help="first magnify, slant and move the source's figures as the target's are; for one figure on an even ground",
     )
     parser.add_argument("--seed", type=int, default=0, choices=range(2**32), metavar="N")
+    parser.add_argument(
+        "--tracker", choices=("none", "tensorboard", "wandb"), default="none", help="where curves go, too"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the training in --out")
     parser.add_argument(
         "--data-root", type=user_path, metavar="DIR", help="folder of the torchvision data sets"
@@ -201,7 +204,7 @@ def translate(arguments: list[str]) -> int:
 
     chosen = {name: getattr(given, name) for name in ("steps", "size", "channels")}
     changes: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
-    settings = replace(PRESETS[given.preset], **changes, pose=given.pose)
+    settings = replace(PRESETS[given.preset], **changes, pose=given.pose, tracker=given.tracker)
     if settings.steps < 1 or settings.size < 8 or settings.size % 4:
         raise ConfigError(
             f"steps={settings.steps}, size={settings.size}; give 1 or more, and a multiple of 4 from 8 on"

@@ -20,8 +20,8 @@ from shared_core.ops.inputs import check_images as check_batch
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler, IterableDataset, Subset
 
-from calib.calibrator import Calibrator
-from calib.ranges import range_words
+from calib.calibrator import FITS, Calibrator
+from calib.ranges import Ends, ends_of, range_words
 
 SAMPLE_NUMBERS = 2**29
 """A sample to validate on has at most so many numbers (2 GB of floats)."""
@@ -95,7 +95,7 @@ class Domain:
         lenient: bool = False,
     ) -> None:
         self.name, self.given, self.calibrator, self.seed = name, given, calibrator, seed
-        self.lenient = lenient
+        self.lenient, self.ends = lenient, ends_of(calibrator)
         self.dataset: Dataset | None = None
         self.labelled, self._share = True, (0, 1)
         if isinstance(given, Dataset) and not isinstance(given, IterableDataset):
@@ -149,7 +149,7 @@ class Domain:
                 images = self._own(self._images(found, device))
                 if not self.lenient:
                     return images
-                fine, peak = filled(images.pixels, self.calibrator), images.pixels.abs().amax()
+                fine, peak = filled(images.pixels, self._ends(images.pixels)), images.pixels.abs().amax()
                 return images._replace(pixels=fine, peak=peak)
             self._stream = None
         raise ValueError(f"the {self.name} domain holds no images")
@@ -212,7 +212,7 @@ class Domain:
             images = self._images(next(mine), torch.device("cpu"))
             if change is None:
                 return images
-            return images._replace(pixels=change(filled(images.pixels, self.calibrator), number * batch_size))
+            return images._replace(pixels=change(filled(images.pixels, self.ends), number * batch_size))
 
         yield from in_turn(-(-size // batch_size), look)
 
@@ -226,13 +226,18 @@ class Domain:
         labels = rest[0] if rest and isinstance(rest[0], Tensor) and self.labelled else None
         places = rest[1] if self.dataset is not None and len(rest) > 1 else None
         # Bytes are in range once they are spread over it; floats are looked at where they come from.
-        if pixels.dtype != torch.uint8 or pixels.dim() != 4 or pixels.shape[1] != self.calibrator.channels:
-            fine = in_range(pixels, self.calibrator)
-            if self.lenient and fine.is_floating_point() and fine.shape[1:2] == self.calibrator.low.shape[:1]:
-                fine = filled(fine, self.calibrator)
-            check_images(self.name, fine, self.calibrator)
-        pixels = in_range(pixels.to(device, non_blocking=True), self.calibrator)
+        if pixels.dtype != torch.uint8 or pixels.dim() != 4 or pixels.shape[1] != self.ends.channels:
+            fine = in_range(pixels, self._ends(pixels))
+            if self.lenient and fine.is_floating_point() and fine.shape[1:2] == self.ends.low.shape[:1]:
+                fine = filled(fine, self._ends(fine))
+            check_images(self.name, fine, self._ends(fine))
+        pixels = pixels.to(device, non_blocking=True)
+        pixels = in_range(pixels, self._ends(pixels))
         return Images(pixels, places, labels)
+
+    def _ends(self, images: Tensor) -> Calibrator | Ends:
+        """The value range where these images are."""
+        return self.ends if images.device.type == "cpu" else self.calibrator
 
 
 def _together(name: str, looks: Iterable[Images], count: int) -> Images:
@@ -294,7 +299,7 @@ class _Once:
         )
 
 
-def in_range(images: Tensor, calibrator: Calibrator) -> Float[Tensor, "batch channels height width"]:
+def in_range(images: Tensor, calibrator: Calibrator | Ends) -> Float[Tensor, "batch channels height width"]:
     """Bytes 0..255 spread over the calibrator's value range; floats as they are."""
     if images.dtype != torch.uint8:
         return images
@@ -303,7 +308,7 @@ def in_range(images: Tensor, calibrator: Calibrator) -> Float[Tensor, "batch cha
 
 
 def filled(
-    images: Float[Tensor, "batch channels height width"], calibrator: Calibrator
+    images: Float[Tensor, "batch channels height width"], calibrator: Calibrator | Ends
 ) -> Float[Tensor, "batch channels height width"]:
     """Values that are not finite as the lower end of the value range."""
     return torch.where(images.isfinite(), images, calibrator.low.to(images))
@@ -319,7 +324,7 @@ def as_floats(images: Tensor) -> Float[Tensor, "batch channels height width"]:
     return to_float(images) if images.dtype == torch.uint8 else images
 
 
-def check_images(name: str, images: Tensor, calibrator: Calibrator) -> None:
+def check_images(name: str, images: Tensor, calibrator: Calibrator | Ends) -> None:
     """Raises ValueError naming the domain if shape, channels, type or values do not fit the calibrator."""
     channels = calibrator.channels
     if images.dim() != 4 or images.shape[1] != channels:
@@ -331,7 +336,7 @@ def check_images(name: str, images: Tensor, calibrator: Calibrator) -> None:
         raise ValueError(f"{name} images are {images.dtype}; give uint8 (0 to 255) or floats")
     low, high = (end.to(images.device) for end in (calibrator.low, calibrator.high))
     bad = torch.stack([~images.isfinite().all(), ~((images >= low) & (images <= high)).all()])
-    infinite, outside = read_back(bad, "do the images fit the calibrator?").tolist()
+    infinite, outside = read_back(bad, FITS).tolist()
     if infinite:
         raise ValueError(f"{name} images hold values that are not finite (NaN or infinite)")
     if outside:

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float
+from shared_core.ops.host import read_back
 from torch import Tensor
 
 from calib.domains import Domain
@@ -77,7 +78,8 @@ class Feed:
     def _features(self, pixels: Tensor, _start: int) -> Tensor:
         assert self.features is not None
         with self.autocast():
-            return self.features(pixels.to(self.device)).cpu()
+            found = self.features(pixels.to(self.device))
+        return read_back(found, "features of clean images, once")
 
     @torch.no_grad()
     def next_batch(self, turn: int) -> Batch:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
+from shared_core.ops.host import read_back
 from shared_core.ops.inputs import INTEGERS, check_images, check_tensor
 from torch import Tensor
 from torch.nn import functional
@@ -123,9 +124,11 @@ def nearest(
     if seen_from is not None:
         check_tensor("seen_from", seen_from, "others features", features=features.shape[1])
     check_enough(len(features), count)
-    found = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(features.cpu().numpy())
+    found = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(
+        read_back(features, "who is near?").numpy()
+    )
     # Asked about none in particular it leaves out each image itself, even where others are the same.
-    others = None if seen_from is None else seen_from.cpu().numpy()
+    others = None if seen_from is None else read_back(seen_from, "who is near?").numpy()
     return torch.from_numpy(found.kneighbors(others, return_distance=False)).long()
 
 

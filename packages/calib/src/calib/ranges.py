@@ -1,6 +1,13 @@
-"""Two domains in different ranges: one divided by 255 twice, or normalised alone."""
+"""The value range of both domains: where it is known, and whether one domain visibly comes in another than the other.
 
+>>> check_ranges(source_sample, target_sample, calibrator)        # raises ValueError, naming both
+"""
+
+from typing import NamedTuple
+
+import torch
 from jaxtyping import Float
+from shared_core.ops.host import read_back
 from torch import Tensor
 
 from calib.calibrator import Calibrator
@@ -9,18 +16,32 @@ USUAL = ((0.0, 1.0), (-1.0, 1.0))
 """Ranges in which images usually come: as they are, and normalised by 0.5 and 0.5."""
 
 
-def range_words(calibrator: Calibrator) -> str:
-    """The calibrator's value range, for messages."""
-    (low, high) = calibrator.value_range
-    if len(set(low)) == len(set(high)) == 1:
-        return f"[{low[0]:.4g}, {high[0]:.4g}]"
-    return f"[{tuple(round(v, 4) for v in low)}, {tuple(round(v, 4) for v in high)}]"
+class Ends(NamedTuple):
+    """A calibrator's value range on the CPU, to check images there without a wait for the calibrator's device."""
+
+    low: Float[Tensor, "channels 1 1"]
+    high: Float[Tensor, "channels 1 1"]
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return len(self.low)
+
+    @property
+    def value_range(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """(low, high), one number per channel."""
+        return tuple(self.low.flatten().tolist()), tuple(self.high.flatten().tolist())
+
+
+def ends_of(calibrator: Calibrator) -> Ends:
+    """The value range of a calibrator, read from its device once."""
+    return Ends(*read_back(torch.stack([calibrator.low, calibrator.high]), "the value range").unbind())
 
 
 def check_ranges(
     source: Float[Tensor, "sources channels height width"],
     target: Float[Tensor, "targets channels height width"],
-    calibrator: Calibrator,
+    calibrator: Calibrator | Ends,
 ) -> None:
     """Raises ValueError if one domain visibly comes in another range than the other: the classic silent failure.
 
@@ -45,7 +66,10 @@ def check_ranges(
 
 
 def _apart(
-    ends: tuple[float, float], other: tuple[float, float], usual: tuple[float, float], calibrator: Calibrator
+    ends: tuple[float, float],
+    other: tuple[float, float],
+    usual: tuple[float, float],
+    calibrator: Calibrator | Ends,
 ) -> bool:
     """Whether images fill this range as if it were theirs, while the other domain leaves it by a quarter or more."""
     low, high = usual
@@ -56,3 +80,10 @@ def _apart(
     # Filled to nine tenths from end to end: merely dark, bright or pale images hardly stop at just these ends.
     fills = low <= ends[0] and ends[1] <= high and ends[1] - ends[0] >= 0.9 * (high - low)
     return fills and (other[0] < low - margin or other[1] > high + margin)
+
+
+def range_words(calibrator: Calibrator | Ends) -> str:
+    (low, high) = calibrator.value_range
+    if len(set(low)) == len(set(high)) == 1:
+        return f"[{low[0]:.4g}, {high[0]:.4g}]"
+    return f"[{tuple(round(v, 4) for v in low)}, {tuple(round(v, 4) for v in high)}]"

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
+from shared_core.ops.host import read_back
 from torch import Tensor, nn
 
 
@@ -54,7 +55,10 @@ class Selection:
         self, score: list[float], step: int, validators: Mapping[str, float], calibrator: nn.Module
     ) -> bool:
         self.score, self.step, self.validators = score, step, dict(validators)
-        self.weights = {name: value.detach().cpu().clone() for name, value in calibrator.state_dict().items()}
+        self.weights = {
+            name: read_back(value, "the calibrator that is kept").clone()
+            for name, value in calibrator.state_dict().items()
+        }
         return True
 
     def state_dict(self) -> dict[str, Any]:

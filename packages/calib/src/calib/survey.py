@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float, Int64
 from shared_core.ops.gather import once
+from shared_core.ops.host import read_back
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
@@ -80,7 +81,8 @@ class Survey:
         def taught(pixels: Tensor, start: int) -> Tensor:
             draws = view_draws(self.seed, turn, range(start, start + len(pixels)), teacher.views.count)
             with torch.no_grad(), self.autocast():
-                return teacher.teach(pixels.to(self.device), draws).cpu()
+                said = teacher.teach(pixels.to(self.device), draws)
+            return read_back(said, "what do the views say of all images?")
 
         found = torch.cat(list(self.target.all_images(VALIDATION_BATCH, taught)))
         self._settle(found if self.answers is None else (self.answers + found) / 2)

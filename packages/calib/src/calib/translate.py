@@ -33,6 +33,7 @@ from shared_core.data.loader import KeyedDataset, make_loader
 from shared_core.data.sampling import Batches, shuffled_plan
 from shared_core.ops.gather import all_gather
 from shared_core.ops.gradients import average_gradients
+from shared_core.ops.host import read_back
 from shared_core.ops.inputs import check_dataset
 from shared_core.run import checkpoint
 from shared_core.run.atomic import read_json, write_bytes, write_json
@@ -42,6 +43,7 @@ from shared_core.run.guard import FiniteGuard
 from shared_core.run.metrics import MetricsLog, cut_back
 from shared_core.run.processes import join
 from shared_core.run.stop import StopFlag
+from shared_core.run.trackers import TRACKERS
 from shared_core.run.weights import save_weights
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -49,6 +51,8 @@ from tqdm.auto import tqdm
 
 from calib.cyclegan import ImagePool, critic_loss, cycle_loss, generator, generator_loss, patch_critic
 from calib.pose import PosedImages, fitting, poses_of
+
+PLAYERS = ("generators", "critics")
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class TranslateSettings:
     Images are scaled to `size` by `size` pixels and `channels` 1 or 3.  The learning rate falls
     linearly to 0 over the second half of the steps.  `critic_strided` is of :func:`calib.cyclegan.patch_critic`.
     With `pose` the source's figures are first brought to sizes, slants and places of the target's; that is for one
-    figure on an even ground, as digits and signs are.
+    figure on an even ground, as digits and signs are.  `tracker`, "tensorboard" or "wandb", gets the numbers of
+    metrics.jsonl, too, and needs the extra of that name.
     The paper weighs cycles 10 and identity 5.  That holds generators that start at the identity there for hundreds
     of steps: every cycle is perfect as long as nothing changes.  So both are a tenth of it here.
     """
@@ -79,6 +84,7 @@ class TranslateSettings:
     log_every: int = 20
     checkpoint_every: int = 200
     workers: int = 0
+    tracker: str = "none"
 
     def __post_init__(self) -> None:
         least = {
@@ -90,7 +96,11 @@ class TranslateSettings:
             "blocks": 0,
             "workers": 0,
         }
+        if self.tracker not in ("none", *TRACKERS):
+            raise ValueError(f"tracker is {self.tracker!r}; choose none, {', '.join(TRACKERS)}")
         for name, value in vars(self).items():
+            if name == "tracker":
+                continue
             if value < least.get(name, 0) or (value == 0 and name not in least):
                 raise ValueError(f"{name} is {value}; give {least.get(name, 'a number above 0')}")
         if self.channels not in (1, 3) or self.critic_strided not in (1, 2, 3):
@@ -154,7 +164,7 @@ def train_translation(
     opened: AbstractContextManager[Any] = nullcontext()
     if accelerator.is_main_process:
         values = {**asdict(settings), "seed": seed}
-        opened = folder.open(values, resume=resume, ignore=("workers", "log_every"))
+        opened = folder.open(values, resume=resume, ignore=("workers", "log_every", "tracker"))
     with opened:
         accelerator.wait_for_everyone()
         return _train(source, target, settings, seed, folder, accelerator)
@@ -214,7 +224,8 @@ def _train(
     begun = time.perf_counter() - seconds
     bar = tqdm(total=s.steps, initial=step, desc="translate", disable=None if main else True, leave=False)
 
-    with StopFlag() as stop, MetricsLog(folder.metrics) if main else nullcontext() as log, bar:
+    opened_log = MetricsLog(folder.metrics, s.tracker, "calib") if main else nullcontext()
+    with StopFlag() as stop, opened_log as log, bar:
         while step < s.steps:
             started = time.perf_counter()
             x, y = (to_float(next(stream).to(device)) for stream in streams)
@@ -231,7 +242,6 @@ def _train(
                 * (cycle_loss(back(fake_target), x) + cycle_loss(forth(fake_source), y)),
                 "identity": s.identity_weight * (cycle_loss(same_source, x) + cycle_loss(same_target, y)),
             }
-            guard.accepts(parts, step + 1)
             _update(generators, optimizers[0], torch.stack(list(parts.values())).sum())
 
             # critics: real images against made ones, old and new
@@ -244,7 +254,8 @@ def _train(
                 "critic_source": critic_loss(source_critic(x), source_critic(old_source)),
                 "critic_target": critic_loss(target_critic(y), target_critic(old_target)),
             }
-            guard.accepts(verdicts, step + 1)
+            # Both at once: every look makes the CPU wait for the device.
+            guard.accepts({**parts, **verdicts}, step + 1)
             _update(critics, optimizers[1], torch.stack(list(verdicts.values())).sum())
             for schedule in schedules:
                 schedule.step()
@@ -254,9 +265,12 @@ def _train(
             if step % s.log_every == 0 or step == s.steps:
                 named = {name: part.detach() for name, part in {**parts, **verdicts}.items()}
                 means = accelerator.reduce(torch.stack(list(named.values())), "mean")
-                last = dict(zip(named, means.tolist(), strict=True))
+                last = dict(zip(named, read_back(means, "numbers for the log").tolist(), strict=True))
                 if log is not None:
-                    log.log(step, **last, time={"step_seconds": time.perf_counter() - started})
+                    rates = {
+                        name: rate.get_last_lr()[0] for name, rate in zip(PLAYERS, schedules, strict=True)
+                    }
+                    log.log(step, **last, rates=rates, time={"step_seconds": time.perf_counter() - started})
             stopped = stop.agreed()
             if stopped or step % s.checkpoint_every == 0 or step == s.steps:
                 state = {"seconds": time.perf_counter() - begun, "last": last}

@@ -6,6 +6,7 @@
 
 import torch
 from shared_core.ops.gather import in_turn, once
+from shared_core.ops.host import at_once, read_back
 from torch import Tensor, nn
 
 from calib import validators
@@ -15,6 +16,7 @@ from calib.domains import Images
 from calib.features import Features
 from calib.step import Critics
 
+ANSWERS = "answers to the validation sample"
 VALIDATION_BATCH = 200
 BATCH_NUMBERS = 2**24
 """A batch has fewer images where these would be more numbers: a segmenter's scores of 200 photographs are gigabytes."""
@@ -47,7 +49,7 @@ def measure(
 
         @torch.no_grad()
         def answer(number: int) -> Tensor:
-            return _rows(model.ask(change(parts[number].to(device))).float().cpu())
+            return read_back(_rows(model.ask(change(parts[number].to(device))).float()), ANSWERS)
 
         return torch.cat(list(in_turn(len(parts), answer)))
 
@@ -80,7 +82,7 @@ def measure(
         if oracle:
             assert target.labels is not None
             found["oracle"] = validators.source_kept(logits, _rows(target.labels))
-        return {name: float(value) for name, value in found.items()}
+        return {name: float(value) for name, value in at_once(found, "validators").items()}
 
     values = once(validated)
     for net, training in modes:

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from shared_core.data.sampling import Key, keyed_uniform
 from shared_core.ops.gather import in_turn
+from shared_core.ops.host import read_back
 from shared_core.ops.inputs import check_images, check_tensor
 from torch import Tensor
 from torch.nn import functional
@@ -114,7 +115,8 @@ def zoom_weights(
         for part in images.split(batch_size):
             same = part.new_full((len(part),), views.zooms[number])
             parts.append(answers(look(part, same, torch.zeros_like(same))))
-        return validators.information(torch.cat(parts).float().clamp_min(1e-12).log()).cpu()
+        found = validators.information(torch.cat(parts).float().clamp_min(1e-12).log())
+        return read_back(found, "what are the zooms worth?")
 
     count = len(views.zooms)
     found = list(in_turn(count, information)) if shared else [information(n) for n in range(count)]

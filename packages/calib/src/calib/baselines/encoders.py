@@ -49,13 +49,13 @@ def adda(classifier: nn.Module, source: Labelled, target: Tensor, settings: Sett
             _, target_features = ours(pixels(target[next(target_order)], ours))
 
             critic_loss = domain_loss(critic(source_features), critic(target_features.detach()))
-            guard.accepts({"critic": critic_loss}, step)
             critic_optimizer.zero_grad()
             critic_loss.backward()
             critic_optimizer.step()
 
             encoder_loss = functional.softplus(-critic(target_features)).mean()
-            guard.accepts({"encoder": encoder_loss}, step)
+            # Both at once: every look makes the CPU wait for the device.
+            guard.accepts({"critic": critic_loss, "encoder": encoder_loss}, step)
             encoder_optimizer.zero_grad()
             encoder_loss.backward()
             encoder_optimizer.step()

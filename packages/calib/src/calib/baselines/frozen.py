@@ -6,6 +6,7 @@
 
 import torch
 from shared_core.ops.bounded import project
+from shared_core.ops.host import read_back
 from shared_core.ops.inputs import ANY, check_images
 from shared_core.run.guard import FiniteGuard
 from torch import Tensor, nn
@@ -123,7 +124,8 @@ def neighbours(
 
     parts = [pixels(part, net) for part in target[order].split(500)]
     features = torch.cat([upright(part) for part in parts])
-    answers = torch.cat([views_say(part, turn).cpu() for turn, part in enumerate(parts, 1)])
+    say = (views_say(part, turn) for turn, part in enumerate(parts, 1))
+    answers = torch.cat([read_back(said, "what do the views say of all images?") for said in say])
     agreed = agree(answers, nearest(features, how.count), how)
 
     def predict(images: Tensor) -> Tensor:
@@ -166,7 +168,7 @@ def channel_moments(images: Tensor, batch_size: int = 1000) -> tuple[Tensor, Ten
     total = torch.zeros(2, images.shape[1], dtype=torch.float64)
     for part in images.split(batch_size):
         # In double precision, or the difference of squares below would cancel.
-        x = part.cpu().double() / (255 if part.dtype == torch.uint8 else 1)
+        x = read_back(part, "the moments of a domain").double() / (255 if part.dtype == torch.uint8 else 1)
         total += torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))])
     mean, square = total / (images.numel() / images.shape[1])
     return mean.float(), (square - mean.square()).clamp(min=0).sqrt().float()

@@ -1,5 +1,9 @@
 """Methods that adapt batch norm alone: AdaBN (arXiv 1603.04779) and TENT (arXiv 2006.10726)."""
 
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from shared_core.ops.divergence import entropy
@@ -37,11 +41,13 @@ def bn_adapt(
     for norm in batch_norms(net):
         norm.track_running_stats = True
         norm.reset_running_stats()  # pyright: ignore[reportCallIssue]
-        # None: the plain average over all batches.
-        norm.momentum = None  # pyright: ignore[reportArgumentType]
+    hooks = [norm.register_forward_pre_hook(_plain_average()) for norm in batch_norms(net)]
     with torch.no_grad():
         for at in _one_pass(len(target), settings.batch_size, seed):
             net(pixels(target[at], net))
+    for hook, norm in zip(hooks, batch_norms(net), strict=True):
+        hook.remove()
+        norm.momentum = None  # pyright: ignore[reportArgumentType]
     return adapted(net, "buffers", read)
 
 
@@ -88,6 +94,16 @@ def tent(classifier: nn.Module, source: Labelled, target: Tensor, settings: Sett
 def entropy_loss(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
     """Mean over the batch of H(p) = -sum_k p_k log p_k, in nats (TENT, section 3.1)."""
     return entropy(logits).mean()
+
+
+def _plain_average() -> Callable[[nn.Module, Any], None]:
+    """The plain average over all batches, for one layer; torch's own (momentum None) waits for the device."""
+    batches_so_far = count(1)
+
+    def before(norm: nn.Module, _inputs: Any) -> None:
+        norm.momentum = 1 / next(batches_so_far)  # pyright: ignore[reportArgumentType]
+
+    return before
 
 
 def _one_pass(n: int, batch_size: int, seed: int) -> list[Tensor]:
