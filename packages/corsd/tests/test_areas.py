@@ -7,7 +7,7 @@ import pytest
 import torch
 from corsd import Distiller, RelationalDistiller, RelationalWeights
 from corsd.areas import relation_areas, some_of_each
-from corsd.baselines import CrossEntropy, ExitMethod
+from corsd.baselines import ContrastiveSupervision, CrossEntropy, ExitMethod
 from corsd.config import TrainConfig
 from corsd.early import exit_accuracy, exit_logits, stage_accuracy
 from corsd.nets import small_resnet
@@ -46,8 +46,9 @@ def test_area_of_pairs_equals_slow_loops_with_and_without_ties(digits):
     assert float(pair_auc(same, other[:13])) == pytest.approx(slow_area(same, other[:13]), abs=1e-12)
 
 
-def test_areas_of_version_2_are_those_of_all_pairs():
-    method = made(RelationalDistiller)
+@pytest.mark.parametrize("kind", [RelationalDistiller, ContrastiveSupervision])
+def test_areas_of_embeddings_are_those_of_all_pairs(kind):
+    method = made(kind)
     found = relation_areas(method, images() * 256, LABELS, lambda x: x / 256)
     assert list(found) == ["layer1", "layer2", "layer3", "layer4"]
     method.eval()
@@ -81,7 +82,7 @@ def test_areas_of_version_1_count_small_relations_as_alike(sign, area):
     assert list(relation_areas(method, colours, LABELS).values()) == [area] * 4
 
 
-@pytest.mark.parametrize("kind", [Distiller, RelationalDistiller])
+@pytest.mark.parametrize("kind", [Distiller, RelationalDistiller, ContrastiveSupervision])
 def test_looking_changes_nothing(kind):
     method = made(kind).train()
     method.net.layer1.eval()
@@ -146,11 +147,11 @@ def test_accuracy_of_stages_in_one_pass_is_that_of_all_logits_and_the_same_on_tw
 TINY = {"width": 4, "images_per_class": 8, "augment": "none", "batch_size": 16, "log_every": 2, "threads": 1}
 
 
-@pytest.mark.parametrize("method", ["corsd", "corsd_v2", "deep_supervision", "ce"])
+@pytest.mark.parametrize("method", ["corsd", "corsd_v2", "contrastive", "deep_supervision", "ce"])
 def test_a_training_records_what_its_stages_are_worth(method, tmp_path: Path):
     config = TrainConfig.model_validate({**TINY, "method": method, "epochs": 3, "device": "cpu"})
     result = train_cell(config, 0, tmp_path)
-    heads, learns = method in ("corsd_v2", "deep_supervision"), method in ("corsd", "corsd_v2")
+    heads, learns = method in ("corsd_v2", "deep_supervision"), method in ("corsd", "corsd_v2", "contrastive")
     assert (result["stage_accuracy"] is not None, result["relation_auc"] is not None) == (heads, learns)
     if heads:
         assert list(result["stage_accuracy"]) == ["layer1", "layer2", "layer3", "net", "ensemble"]

@@ -8,6 +8,7 @@ import torch
 from corsd import PlanBatches, balanced_plan, with_views
 from corsd.config import TrainConfig
 from corsd.methods import batch_plan
+from corsd.rows import row_targets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_core.data.loader import KeyedDataset, make_loader
@@ -158,6 +159,15 @@ def test_views_are_the_images_of_the_plan_with_draws_of_their_own(views):
                 expected += [[i, draw * views + view] for i, draw in (a, b)]
         assert whole.tolist() == expected
     assert len({tuple(key) for key in keys.view(-1, 2).tolist()}) == keys[..., 0].numel()
+
+
+def test_rows_have_the_other_view_as_their_positive():
+    """With a class per image nothing else is alike: each row of version 2 has one target, the other view."""
+    labels = torch.arange(12)
+    found = labels[with_views(shuffled_plan(12, 4, 0))(0)[0, :, 0]]
+    targets = row_targets(found, found, torch.ones(8))
+    assert targets.sum(1).tolist() == [1.0] * 8
+    assert torch.equal(found[targets.argmax(1)], found)
 
 
 def test_views_of_an_image_are_augmented_apart():

@@ -116,7 +116,7 @@ def test_the_area_of_relations_is_computed_on_the_device():
     assert reasons == []
 
 
-@pytest.mark.parametrize("method", ["corsd", "corsd_v2"])
+@pytest.mark.parametrize("method", ["corsd", "corsd_v2", "contrastive"])
 def test_the_areas_of_all_stages_are_read_at_once(method):
     made, *_ = on_the_device(method)
     with pretend_device() as reasons:

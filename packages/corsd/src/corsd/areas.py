@@ -1,7 +1,7 @@
 """Area under the ROC curve of the relations that a method has learned, at every stage: do they tell classes apart?
 
 >>> images, labels = some_of_each(data.test, most=2_000)
->>> relation_areas(method, data.preprocess(images), labels)
+>>> relation_areas(method, images, labels, data.preprocess)
 {'layer1': 0.71, 'layer2': 0.78, 'layer3': 0.86, 'layer4': 0.93}
 """
 
@@ -16,6 +16,7 @@ from shared_core.ops.host import read_back
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
+from corsd.baselines.contrastive import ContrastiveSupervision
 from corsd.distiller import Distiller
 from corsd.pairs import in_batch_triplets
 from corsd.relation import Relation, Triplets
@@ -31,7 +32,7 @@ Prepare = Callable[[Tensor], Tensor]
 
 def learns_relations(method: nn.Module) -> bool:
     """Whether :func:`relation_areas` has something to say of this method."""
-    return isinstance(method, Distiller) or (
+    return isinstance(method, Distiller | ContrastiveSupervision) or (
         isinstance(method, RelationalDistiller) and method.weights.rows > 0
     )
 
@@ -45,8 +46,8 @@ def relation_areas(
 ) -> dict[str, float]:
     """The probability that a same-class pair is more alike than an other-class pair, by the stage's name.
 
-    0.5 is chance and 1 perfect.  Version 2 compares all pairs of images, version 1 one same-class and one other-class
-    pair for each image, among up to 250 others.  Nothing of the method changes.
+    0.5 is chance and 1 perfect.  Methods with an embedding per image compare all pairs; version 1 compares one
+    same-class and one other-class pair for each image, among up to 250 others.  Nothing of the method changes.
 
     Args:
         labels: on the CPU.

@@ -84,8 +84,10 @@ NEEDS = [
     ),
     Need(
         "evaluate_every",
-        lambda c: c.validation > 0 or _corsd()(c) or _version_2(lambda v: v.rows > 0)(c),
-        "validation above 0, the method corsd, or corsd_v2 with relational.rows above 0",
+        lambda c: (
+            c.validation > 0 or _trains("corsd", "contrastive")(c) or _version_2(lambda v: v.rows > 0)(c)
+        ),
+        "validation above 0, the methods corsd or contrastive, or corsd_v2 with relational.rows above 0",
     ),
     Need("label_smoothing", _trains("label_smoothing"), "the method label_smoothing"),
     Need(

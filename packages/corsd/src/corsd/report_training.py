@@ -72,7 +72,7 @@ def training(cells: Cells) -> list[Markup]:
         heading("Training"),
         figure(
             figures.curves(batch, "accuracy on the training batch (%)"),
-            "On augmented images. Of a mixed image (mixup, CutMix, version 2) the first of its two classes counts.",
+            "On augmented images. Mixed images (mixup, CutMix, version 2) count by the first of their two classes.",
         ),
         figure(figures.curves(parts, "size of the loss part (log scale)", log=True), caption),
     ]

@@ -80,11 +80,18 @@ class ContrastiveSupervision(nn.Module):
         logits, maps = maps_of(self.net, images, self.output, self.stages, self.capture, self.projections)
         check_labels(labels, logits, self.num_classes)
         labels = labels_for(labels, logits)
-        read = [*(trunk(m) for trunk, m in zip(self.trunks, maps[:-1], strict=True)), maps[-1]]
         everyone = all_gather(labels)
-        contrast = [
-            supervised_contrast(all_gather(project(m.mean((2, 3)))), everyone, self.tau)
-            for project, m in zip(self.projections, read, strict=True)
-        ]
+        contrast = [supervised_contrast(all_gather(g), everyone, self.tau) for g in self._embed(maps)]
         ce = F.cross_entropy(widened(logits), labels)
         return summed(logits, {"ce": ce, "contrast": self.weight * torch.stack(contrast).sum()})
+
+    @torch.no_grad()
+    def embeddings(self, images: Tensor) -> list[Float[Tensor, "batch width"]]:
+        """What is compared, shallow to deep, for :func:`corsd.rows.relation_auc`."""
+        return self._embed(
+            maps_of(self.net, images, self.output, self.stages, self.capture, self.projections)[1]
+        )
+
+    def _embed(self, maps: list[Tensor]) -> list[Tensor]:
+        read = [*(trunk(m) for trunk, m in zip(self.trunks, maps[:-1], strict=True)), maps[-1]]
+        return [project(m.mean((2, 3))) for project, m in zip(self.projections, read, strict=True)]
