@@ -310,7 +310,7 @@ PRIOR: dict[str, tuple[Any, dict[str, Any]]] = {
     "guidance_scale": (9.0, {}),
     "prompts": (("a red mushroom", "an object"), {}),
 }
-PRIOR_ELSEWHERE = {"start", "pictures", "device", "threads", "tracker"}
+PRIOR_ELSEWHERE = {"start", "pictures", "device", "threads", "tracker", "on_nonfinite"}  # test_prior_step.py
 
 
 def prior_trace(values: dict[str, Any], out: Path) -> str:

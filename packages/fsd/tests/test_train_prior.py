@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import fsd.train_prior as trainer
 import numpy as np
 import pytest
 import torch
@@ -17,11 +16,12 @@ from fsd.cameras import place, turntable
 from fsd.cli import main
 from fsd.prior_config import PriorConfig, tiny
 from fsd.prior_pictures import Album, Chunk
+from fsd.prior_step import average, rate
 from fsd.priors.diffusers import DiffusersPrior
 from fsd.priors.multiview import MultiViewPrior, camera_numbers, open_prior
 from fsd.priors.pixel_pipeline import build_pipeline, word_tokenizer
 from fsd.sampling import ddim, several
-from fsd.train_prior import average, order_of, rate, start_from, train_prior
+from fsd.train_prior import order_of, start_from, train_prior
 from fsd.world.captions import vocabulary
 from safetensors.torch import load_file
 from shared_core.run.checkpoint import load
@@ -131,12 +131,13 @@ def test_the_views_of_an_object_see_each_other_and_their_cameras(runs: dict[str,
 def test_an_interrupted_run_goes_on_bit_for_bit(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def told_at_six(parts: dict[str, Tensor], step: int) -> None:
-        if step == 6:
+    def told_at_six(step: int, config: PriorConfig) -> float:
+        if step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
+        return rate(step, config)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "check_finite", told_at_six)
+        patch.setattr("fsd.prior_step.rate", told_at_six)
         with pytest.raises(SystemExit) as stopped:
             train_prior(quick(), tmp_path)
     assert stopped.value.code == 143

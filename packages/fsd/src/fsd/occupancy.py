@@ -38,6 +38,9 @@ class OccupancyGrid(nn.Module):
         size = (resolution,) * 3
         self.register_buffer("seen", torch.zeros(size))
         self.register_buffer("occupied", torch.ones(size, dtype=torch.bool))
+        # Known here, so that no update has to ask the device; in a checkpoint `seen` says it.
+        self._looked = False
+        self.register_load_state_dict_post_hook(_look_again)
 
     @torch.no_grad()
     def update(self, field: Field, step: int, step_length: float) -> None:
@@ -45,12 +48,14 @@ class OccupancyGrid(nn.Module):
         if step % self.every:
             return
         # The first look is at all eight places of a cell, a later one at the next of them.
-        first = not bool(read_back(self.seen.any(), "did anybody look into the cells before?"))
-        places = range(8) if first else [step // self.every % 8]
+        places = range(8) if not self._looked else [step // self.every % 8]
         self.seen *= self.decay
         for place in places:
             found = torch.cat([field.density(chunk) for chunk in self._points(place).split(2**18)])
             self.seen.copy_(torch.maximum(self.seen, found.view_as(self.seen)))
+        # Above zero, as a sign that somebody looked; too little to absorb anything.
+        self.seen.clamp_(min=torch.finfo(self.seen.dtype).tiny)
+        self._looked = True
         absorbed = 1 - torch.exp(-self.seen * step_length)
         # In thin fog, as at the start, the upper part counts: else nothing would be seen and nothing could grow.
         limit = absorbed.mean().clamp(max=self.threshold)
@@ -71,3 +76,8 @@ class OccupancyGrid(nn.Module):
         corner = [0.25 + 0.5 * (place >> bit & 1) for bit in range(3)]
         axes = [((cells + part) / self.resolution * 2 - 1) * self.radius for part in corner]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 3)
+
+
+def _look_again(grid: OccupancyGrid, _keys: object) -> None:
+    """After loading: one read of the device, and none in the updates."""
+    grid._looked = bool(read_back(grid.seen.any(), "did anybody look into the cells before?"))

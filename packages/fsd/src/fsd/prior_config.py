@@ -38,9 +38,10 @@ class PriorConfig(Config):
         description="Folder of drawn pictures, to share them between runs; default: in the run's folder.",
     )
     device: str = Field("auto", description="auto | cpu | cuda | cuda:N | mps")
-    precision: Literal["fp32", "bf16"] = Field(
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32",
-        description="Of the passes; bf16 is a quarter faster on CPUs that have it, 2.3 times slower on others.",
+        description="Of the passes; bf16 is a quarter faster on CPUs that have it, 2.3 times slower on others; fp16 "
+        "needs a GPU.",
     )
     threads: int | None = Field(None, ge=1, description="Threads on a CPU.")
 
@@ -61,6 +62,10 @@ class PriorConfig(Config):
     sample_every: Suppress[int] = Field(1000, ge=1)
     checkpoint_every: Suppress[int] = Field(500, ge=1)
     tracker: Suppress[Literal["none", "tensorboard", "wandb"]] = "none"
+    on_nonfinite: Suppress[Literal["error", "skip"]] = Field(
+        "error",
+        description="skip: a step with numbers that are not finite changes nothing; at most 10 in a row.",
+    )
     sample_steps: Suppress[int] = Field(30, ge=1)
     guidance_scale: Suppress[float] = Field(3.0, description="Of the samples shown.")
     prompts: Suppress[tuple[str, ...]] = Field(

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
+from shared_core.ops.host import read_back
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -59,6 +60,9 @@ def render_rays(
     chunk: samples at a time.  Above it the backward pass computes each chunk again, so that memory is bounded;
         the numbers stay the same but for rounding.
 
+    On a GPU the CPU waits once for a render with `occupancy`, and once more with `fine_samples`, to learn how many
+    samples the field is asked about; without `occupancy` it does not wait, and the field is asked about all.
+
     Raises ValueError for sizes below one and unknown bounds.
     """
     if samples < 1 or fine_samples < 0 or chunk < 1:
@@ -69,19 +73,31 @@ def render_rays(
     check_rays(origins, directions)
     near, far = interval(origins, directions, field.radius, bounds)
     # Drawn before the chunks: neither their size nor the second pass over them changes a number.
-    places = [_places(len(origins), count, generator, origins) for count in (samples, samples + fine_samples)]
+    first, second = (
+        _places(len(origins), count, generator, origins) for count in (samples, samples + fine_samples)
+    )
+    edges = _between(near, far, samples)
     rows = max(1, chunk // (samples + fine_samples))
-    cut = [tensor.split(rows) for tensor in (origins, directions, near, far, *places)]
+    looks = _cut(rows, origins, directions, edges, first)
+    if fine_samples:
+        with torch.no_grad():
+            counts = _counts(looks, occupancy)
+            finer = [
+                _finer(field, look, occupancy, fine_samples, n) for look, n in zip(looks, counts, strict=True)
+            ]
+        edges = torch.cat(finer)
+    looks = _cut(rows, origins, directions, edges, second)
+    counts = _counts(looks, occupancy)
 
-    def march(*pieces: Tensor) -> Rays:
-        return _march(field, *pieces, occupancy=occupancy, normals=normals)
+    def march(count: int | None, *look: Tensor) -> Rays:
+        return _march(field, _Look(*look), occupancy, normals, count)
 
-    recompute = torch.is_grad_enabled() and len(cut[0]) > 1
+    recompute = torch.is_grad_enabled() and len(looks) > 1
     parts = [
-        Rays(*checkpoint(march, *pieces, use_reentrant=False, preserve_rng_state=False))
+        Rays(*checkpoint(march, count, *look, use_reentrant=False, preserve_rng_state=False))
         if recompute
-        else march(*pieces)
-        for pieces in zip(*cut, strict=True)
+        else march(count, *look)
+        for look, count in zip(looks, counts, strict=True)
     ]
     return parts[0] if len(parts) == 1 else Rays(*(_joined(column) for column in zip(*parts, strict=True)))
 
@@ -118,28 +134,45 @@ def check_rays(origins: Tensor, directions: Tensor) -> None:
     check_together(origins=origins, directions=directions)
 
 
+class _Look(NamedTuple):
+    """One sample in each interval of some rays."""
+
+    origins: Tensor  # (n, 3)
+    directions: Tensor  # (n, 3)
+    edges: Tensor  # (n, s + 1) distances
+    places: Tensor  # (n, s) where in its interval each sample lies, in [0, 1)
+
+    def distances(self) -> Tensor:
+        return self.edges[:, :-1] + (self.edges[:, 1:] - self.edges[:, :-1]) * self.places
+
+    def points(self, t: Tensor) -> Tensor:
+        return (self.origins[:, None] + self.directions[:, None] * t[..., None]).view(-1, 3)
+
+    def wanted(self, points: Tensor, occupancy: Callable[[Tensor], Tensor] | None) -> Tensor:
+        """Which samples the field is asked about: those of rays that hit, in cells that are not empty."""
+        hit = (self.edges[:, -1:] > self.edges[:, :1]).expand_as(self.places).flatten()
+        return hit if occupancy is None else hit & occupancy(points)
+
+
+def _cut(rows: int, *tensors: Tensor) -> list[_Look]:
+    return [_Look(*pieces) for pieces in zip(*(tensor.split(rows) for tensor in tensors), strict=True)]
+
+
+def _between(near: Tensor, far: Tensor, count: int) -> Tensor:
+    steps = torch.linspace(0, 1, count + 1, dtype=near.dtype, device=near.device)
+    return near[:, None] + (far - near)[:, None] * steps
+
+
 def _march(
     field: Field,
-    origins: Tensor,
-    directions: Tensor,
-    near: Tensor,
-    far: Tensor,
-    first: Tensor,
-    second: Tensor,
+    look: _Look,
     occupancy: Callable[[Tensor], Tensor] | None,
     normals: str | None,
+    count: int | None,
 ) -> Rays:
-    """One chunk.  `first` and `second`: where in its interval each sample lies, of the first look and of all."""
-    steps = torch.linspace(0, 1, first.shape[1] + 1, dtype=near.dtype, device=near.device)
-    edges = near[:, None] + (far - near)[:, None] * steps
-    if second.shape[1] > first.shape[1]:
-        with torch.no_grad():
-            sampled = _sample(field.density, origins, directions, edges, first, occupancy)
-            weights, _, _ = nerfacc.render_weight_from_density(edges[:, :-1], edges[:, 1:], sampled.density)
-            more = _resample(edges, weights, second.shape[1] - first.shape[1])
-            edges = torch.cat([edges, more], 1).sort(1).values
-
-    sampled = _sample(field, origins, directions, edges, second, occupancy)
+    """One chunk."""
+    edges, rays = look.edges, len(look.origins)
+    sampled = _sample(field, look, occupancy, count)
     weights, _, _ = nerfacc.render_weight_from_density(edges[:, :-1], edges[:, 1:], sampled.density)
     opacity = weights.sum(1)
     depth = (weights * sampled.t).sum(1) / opacity.clamp_min(torch.finfo(opacity.dtype).eps)
@@ -147,11 +180,11 @@ def _march(
     index = sampled.asked
     weights = weights.flatten()[index]
     ray = index // sampled.t.shape[1]
-    color = nerfacc.accumulate_along_rays(weights, sampled.color, ray, len(origins))
+    color = nerfacc.accumulate_along_rays(weights, sampled.color, ray, rays)
     normal = None
     if normals is not None:
         outward = surface_normals(field, sampled.points, normals)
-        mean = nerfacc.accumulate_along_rays(weights, outward, ray, len(origins))
+        mean = nerfacc.accumulate_along_rays(weights, outward, ray, rays)
         length = (mean.square().sum(1, keepdim=True) + 1e-12).sqrt()
         normal = mean / length * opacity[:, None]
     return Rays(color, opacity, depth, normal)
@@ -166,25 +199,60 @@ class _Sampled(NamedTuple):
 
 
 def _sample(
-    ask: Callable[[Tensor], Any],
-    origins: Tensor,
-    directions: Tensor,
-    edges: Tensor,
-    places: Tensor,
-    occupancy: Callable[[Tensor], Tensor] | None,
+    ask: Callable[[Tensor], Any], look: _Look, occupancy: Callable[[Tensor], Tensor] | None, count: int | None
 ) -> _Sampled:
     """Asks the field about one point in each interval, but for rays that miss and cells that are empty."""
-    t = edges[:, :-1] + (edges[:, 1:] - edges[:, :-1]) * places
-    points = (origins[:, None] + directions[:, None] * t[..., None]).view(-1, 3)
-    wanted = (edges[:, -1:] > edges[:, :1]).expand_as(t).flatten()
-    if occupancy is not None:
-        wanted = wanted & occupancy(points)
-    asked = wanted.nonzero()[:, 0]
+    t = look.distances()
+    points = look.points(t)
+    wanted = look.wanted(points, occupancy)
+    if count is not None:
+        asked = places_of(wanted, count)
+    elif _costs_a_wait(t.device):
+        # All are asked about.  Intervals of rays that miss have no length, so that what is there has no weight; but
+        # they lie where the camera is, which may be far outside the field.
+        asked, points = torch.arange(t.numel(), device=t.device), torch.where(wanted[:, None], points, 0)
+    else:
+        asked = wanted.nonzero()[:, 0]
     points = points[asked]
     answer = ask(points)
     density, color = answer if isinstance(answer, tuple) else (answer, None)
     dense = torch.zeros(t.numel(), dtype=density.dtype, device=t.device).index_copy(0, asked, density)
     return _Sampled(t, dense.view_as(t), asked, points, color)
+
+
+@torch.no_grad()
+def _counts(looks: list[_Look], occupancy: Callable[[Tensor], Tensor] | None) -> list[int | None]:
+    """How many samples of each chunk lie in occupied cells; None where nobody has to know before.
+
+    The only thing that a render reads back, for all chunks together.
+    """
+    if occupancy is None or not _costs_a_wait(looks[0].edges.device):
+        return [None] * len(looks)
+    counts = [look.wanted(look.points(look.distances()), occupancy).sum() for look in looks]
+    return read_back(torch.stack(counts), "how many samples lie in occupied cells?").tolist()
+
+
+def _costs_a_wait(device: torch.device) -> bool:
+    """Whether the CPU would wait for the device to learn how many samples are wanted."""
+    return device.type != "cpu"
+
+
+def places_of(wanted: Bool[Tensor, " n"], count: int) -> Int[Tensor, " count"]:
+    """Where `wanted` is true, in order; as `nonzero`, if it is true `count` times, but no device is waited for."""
+    place = wanted.cumsum(0) - 1
+    found = torch.zeros(count + 1, dtype=torch.long, device=wanted.device)
+    # What is not wanted lands behind the last place.
+    found.scatter_(0, torch.where(wanted, place, count), torch.arange(len(wanted), device=wanted.device))
+    return found[:count]
+
+
+def _finer(
+    field: Field, look: _Look, occupancy: Callable[[Tensor], Tensor] | None, more: int, count: int | None
+) -> Tensor:
+    """The edges with `more` among them, where a look at the density expects something."""
+    sampled = _sample(field.density, look, occupancy, count)
+    weights, _, _ = nerfacc.render_weight_from_density(look.edges[:, :-1], look.edges[:, 1:], sampled.density)
+    return torch.cat([look.edges, _resample(look.edges, weights, more)], 1).sort(1).values
 
 
 def _resample(edges: Tensor, weights: Tensor, count: int) -> Tensor:

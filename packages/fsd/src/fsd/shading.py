@@ -6,8 +6,10 @@ Everything is done on what the rays brought back, not at each sample: the mean n
     >>> color = shaded(kind, rays.color, rays.opacity, rays.normal, to_light)
 """
 
+from hashlib import sha256
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from fsd.inputs import check_tensor
@@ -51,11 +53,26 @@ def draw_shading(
     The share of lit steps grows linearly from `start` to the end, where all are lit; of these, `textureless` are
     without colours.  Draws once at every step, so that generators stay in step whatever comes out.
     """
-    drawn = float(torch.rand((), generator=generator, device=generator.device))
+    drawn = _uniform(generator)
     lit = max(0.0, (progress - start) / (1 - start)) if start < 1 else 0.0
     if drawn >= lit:
         return "albedo"
     return "textureless" if drawn < lit * textureless else "lambertian"
+
+
+def _uniform(generator: torch.Generator) -> float:
+    """A number in [0, 1).  A generator on a GPU gives it from its state, which the CPU knows: nothing waits."""
+    if generator.device.type == "cpu":
+        return float(torch.rand((), generator=generator))
+    drawn = from_state(generator.get_state())
+    torch.rand((), generator=generator, device=generator.device)  # the state goes on
+    return drawn
+
+
+def from_state(state: UInt8[Tensor, " bytes"]) -> float:
+    """A number in [0, 1) that depends on all bytes of a generator's state."""
+    seed = int.from_bytes(sha256(state.numpy().tobytes()).digest()[:8], "little")
+    return float(torch.rand((), generator=torch.Generator().manual_seed(seed)))
 
 
 def light_near(

@@ -105,7 +105,7 @@ def _look(
         elevation_deg=c.elevation_deg,
         distance=c.distance,
         fov_deg=c.fov_deg,
-    ).to(rays.device)
+    ).to(next(scene.parameters()).device)
     view = scene.render(cameras, size, rays, progress=progress)
     guided = guide(view.image, encoded, cameras, progress, view.opacity, view.depth, check=False)
     loss = guided.loss + regularisers(config, view)

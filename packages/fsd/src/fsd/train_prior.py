@@ -16,7 +16,8 @@ a front drawn more often.
 
 The learning rate is constant until the last part of the run, so that a resumed run may be made longer.  What a step
 does is a function of seed and step alone, and a run that was interrupted goes on bit for bit.  Processes of a torchrun
-share each batch: all draw the noise of the whole one, so that several learn what one does.
+share each batch: all draw the noise of the whole one, so that several learn what one does.  Rate and average move with
+the steps that are taken: not with those that `on_nonfinite: skip` or fp16's loss scaler leaves out.
 """
 
 import copy
@@ -31,18 +32,17 @@ import torch
 from accelerate import Accelerator
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from jaxtyping import Int
-from shared_core.ops.gradients import average_gradients
+from shared_core.ops.host import read_back
 from shared_core.run import checkpoint
 from shared_core.run import metrics as records
 from shared_core.run.atomic import read_json, write_json
 from shared_core.run.config import ConfigError
 from shared_core.run.folder import RunFolder
-from shared_core.run.guard import check_finite
+from shared_core.run.guard import ADVICE, FiniteGuard, NonFiniteError
 from shared_core.run.metrics import MetricsLog, cut_back
 from shared_core.run.processes import join
 from shared_core.run.stop import StopFlag
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
 from tqdm.auto import tqdm
 
 from fsd.cameras import turntable
@@ -50,6 +50,7 @@ from fsd.generate import write_row
 from fsd.prior_config import PriorConfig
 from fsd.prior_pictures import Album, Chunk
 from fsd.prior_report import report
+from fsd.prior_step import Learner, noised, take_step
 from fsd.priors.diffusers import DiffusersPrior
 from fsd.priors.loading import load_pipeline
 from fsd.priors.multiview import MultiViewPrior, join_views
@@ -68,8 +69,9 @@ def train_prior(config: PriorConfig, out: Path, resume: bool = False) -> dict[st
     """Trains into the run folder `out`, or goes on with what is there; the result.
 
     Raises ValueError for a device that is not here, ConfigError for a batch that the processes cannot share evenly,
-    RunFolderError for a folder that is in use or was begun with another configuration, NonFiniteError for a loss that
-    is not finite, SystemExit after saving when a process is told to stop.
+    RunFolderError for a folder that is in use or was begun with another configuration, NonFiniteError for a loss or a
+    gradient that is not finite (under `on_nonfinite: skip` for too many in a row), SystemExit after saving when a
+    process is told to stop.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -109,8 +111,8 @@ def _train(config: PriorConfig, folder: RunFolder, accelerator: Accelerator) -> 
         join_views(pipeline.unet, config.views)
     nets = nn.ModuleDict({"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}).train().to(device)
     averaged = copy.deepcopy(nets).requires_grad_(False).eval()
-    optimizer = torch.optim.AdamW(
-        nets.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
+    optimizer = accelerator.prepare(
+        torch.optim.AdamW(nets.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     )
     kept = pipeline.scheduler.alphas_cumprod
     album = Album(
@@ -122,12 +124,17 @@ def _train(config: PriorConfig, folder: RunFolder, accelerator: Accelerator) -> 
     )
 
     # where an earlier process stopped
-    saved = {"nets": nets, "averaged": averaged, "optimizer": optimizer}
+    guard, scaler = FiniteGuard(config.on_nonfinite), accelerator.scaler
+    learner = Learner(nets, averaged, optimizer, accelerator, guard)
+    saved = {"nets": nets, "averaged": averaged, "optimizer": optimizer, "guard": guard}
     step, seconds = 0, 0.0
     found = checkpoint.load_latest(folder.checkpoints)
     if found is not None:
-        checkpoint.restore(found, saved, ("seconds",))
+        checkpoint.restore(found, saved, ("seconds", "scaler"))
         step, seconds = found.step, found.state["seconds"]
+        # A run may go on in another precision.
+        if scaler is not None and found.state["scaler"] is not None:
+            scaler.load_state_dict(found.state["scaler"])
     if main:
         cut_back(folder.metrics, step)
     begun = time.process_time() - (seconds if main else 0.0)
@@ -156,50 +163,37 @@ def _train(config: PriorConfig, folder: RunFolder, accelerator: Accelerator) -> 
                 texts = _token_ids(pipeline.tokenizer, chunk)
             chosen = order_of(chunk, config.sides, turn).view(pages, -1)[page]
             images = chunk.images[chosen].flatten(0, 1) / 127.5 - 1
-
-            # one level of noise per object; spread evenly over a batch, which makes the loss less noisy
-            place = torch.arange(len(chosen)) + torch.rand(len(chosen), generator=generator)
-            level = (place / len(chosen) * len(kept)).long().clamp(max=len(kept) - 1)
-            level = level.repeat_interleave(config.views)
-            alpha, sigma = (x[level].sqrt()[:, None, None, None] for x in (kept, 1 - kept))
-            noise = torch.randn(images.shape, generator=generator)
-            noisy, target = alpha * images + sigma * noise, alpha * noise - sigma * images
-            inputs = {"sample": noisy, "timestep": level}
-            if config.views > 1:
-                inputs["class_labels"] = chunk.cameras[chosen].flatten(0, 1)
-            inputs = {name: value[rows].to(device) for name, value in inputs.items()}
-            with accelerator.autocast():
-                words = nets["text_encoder"](texts[chosen[mine]].flatten(0, 1).to(device))[0]
-                out = nets["unet"](**inputs, encoder_hidden_states=words, return_dict=False)[0]
-            loss = mse_loss(out.float(), target[rows].to(device))
-            check_finite({"loss": loss}, step + 1)
-
-            lr = config.learning_rate * rate(step, config)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.zero_grad()
-            loss.backward()
-            average_gradients(nets)
-            norm = nn.utils.clip_grad_norm_(nets.parameters(), config.clip_norm)
-            optimizer.step()
-            average(averaged, nets, min(config.ema, (1 + step) / (10 + step)))
+            cameras = chunk.cameras[chosen].flatten(0, 1) if config.views > 1 else None
+            batch = noised(images, cameras, kept, config.views, generator).to(rows, device)
+            captions = texts[chosen[mine]].flatten(0, 1).to(device)
+            taken = take_step(learner, batch, captions, step, config)
             step += 1
             bar.update()
 
-            if step % config.log_every == 0 or step in (1, config.steps):
-                mean = accelerator.reduce(loss.detach(), "mean")
-                used = used_everywhere(accelerator, begun)
+            if taken is not None and (step % config.log_every == 0 or step in (1, config.steps)):
+                mean = accelerator.reduce(taken.loss, "mean")
+                seconds = used_everywhere(accelerator, begun)
                 if log is not None:
-                    log.log(step, loss=mean, grad_norm=norm, lr=lr, time={"core_seconds": used})
+                    log.log(
+                        step,
+                        loss=mean,
+                        grad_norm=taken.gradient_norm,
+                        lr=taken.learning_rate,
+                        time={"core_seconds": seconds},
+                    )
             stopped = stop.agreed()
             if stopped or step % config.checkpoint_every == 0 or step == config.steps:
                 seconds = used_everywhere(accelerator, begun)
-                checkpoint.save(folder.checkpoints, step, saved, {"seconds": seconds})
+                state = {"seconds": seconds, "scaler": None if scaler is None else scaler.state_dict()}
+                checkpoint.save(folder.checkpoints, step, saved, state)
             if main and (step % config.sample_every == 0 or step == config.steps):
                 show(config, with_networks(pipeline, averaged), folder, step)
             if stopped and step < config.steps:
                 raise SystemExit(stop.exit_code)
     accelerator.wait_for_everyone()
+    lines = records.read(folder.metrics)[-LOSS_OVER:]
+    if not lines:
+        raise NonFiniteError(f"all {step} steps were left out, as their numbers are not finite: {ADVICE}")
     result = {
         "variant": config.variant,
         "steps": step,
@@ -207,8 +201,9 @@ def _train(config: PriorConfig, folder: RunFolder, accelerator: Accelerator) -> 
         "parameters": sum(p.numel() for p in nets.parameters()),
         "megabytes": sum(f.stat().st_size for f in (folder.path / "pipeline").rglob("*") if f.is_file())
         / 1e6,
-        "loss": float(np.mean([line["loss"] for line in records.read(folder.metrics)[-LOSS_OVER:]])),
+        "loss": float(np.mean([line["loss"] for line in lines])),
         "core_seconds": seconds,
+        "skipped_steps": guard.skipped,
         "seed": config.seed,
     }
     if main:
@@ -219,8 +214,11 @@ def _train(config: PriorConfig, folder: RunFolder, accelerator: Accelerator) -> 
 
 def used_everywhere(accelerator: Accelerator, begun: float) -> float:
     """Core-seconds of all processes; every process has to ask."""
-    used = torch.tensor(time.process_time() - begun, device=accelerator.device)
-    return accelerator.reduce(used, "sum").item()
+    used = time.process_time() - begun
+    if accelerator.num_processes == 1:
+        return used
+    seconds: Any = accelerator.reduce(torch.tensor(used, device=accelerator.device), "sum")
+    return float(read_back(seconds, "core-seconds of all processes"))
 
 
 def start_from(path: str, pipeline: StableDiffusionPipeline) -> None:
@@ -260,20 +258,6 @@ def order_of(chunk: Chunk, sides: float, turn: int) -> Int[Tensor, " n"]:
     named = [set(captions[0].replace(",", " ").split()) for captions in chunk.captions]
     weights = [1.0 if words.isdisjoint(FRONTED) else sides for words in named]
     return torch.multinomial(torch.tensor(weights), len(weights), replacement=True, generator=generator)
-
-
-def rate(step: int, config: PriorConfig) -> float:
-    """Share of the learning rate: a rise, a constant, and in the last part of the run a straight line to 0."""
-    rise = (step + 1) / (config.warmup + 1)
-    fall = (config.steps - step) / max(config.decay * config.steps, 1)
-    return min(rise, 1.0, fall)
-
-
-@torch.no_grad()
-def average(averaged: nn.Module, nets: nn.Module, decay: float) -> None:
-    """averaged = decay averaged + (1 - decay) nets."""
-    for kept, new in zip(averaged.parameters(), nets.parameters(), strict=True):
-        kept.lerp_(new, 1 - decay)
 
 
 def with_networks(pipeline: StableDiffusionPipeline, nets: nn.ModuleDict) -> StableDiffusionPipeline:

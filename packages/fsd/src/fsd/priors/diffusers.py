@@ -28,7 +28,7 @@ from fsd.priors.loading import load_pipeline, offloaded, refuse_unfit
 from fsd.priors.own_copy import own_copy
 from fsd.priors.perp_neg import combine, mix_views
 from fsd.priors.prediction import levels, process_of, step_of, to_noise
-from fsd.priors.prompts import FIRST_VIEW, NEGATIVE, PLAIN, EncodedPrompt, blend, choose, encode, stack
+from fsd.priors.prompts import FIRST_VIEW, NEGATIVE, PLAIN, EncodedPrompt, blend, choose, encode, move, stack
 from fsd.priors.view_words import in_all_views, view_index
 from fsd.processes import draw_views
 
@@ -152,6 +152,8 @@ class DiffusersPrior:
         for module in self.pipeline.components.values():
             if isinstance(module, torch.nn.Module):
                 module.to(self.device, dtype)
+        for prompt in self._encoded.values():
+            move(prompt, self.device)
         return self
 
     def free_text_encoder(self) -> None:

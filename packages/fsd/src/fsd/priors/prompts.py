@@ -112,7 +112,7 @@ def refuse_too_long(pipeline: Any, family: Family, text: str) -> None:
 
 def choose(rows: Rows, index: Int[Tensor, " b"]) -> Rows:
     """One row for each view."""
-    return {name: value[index.to(value.device)] for name, value in rows.items()}
+    return {name: value[index.to(value.device)] for name, value in _brought(rows, index).items()}
 
 
 def blend(rows: Rows, weight: Float[Tensor, "b n"]) -> Rows:
@@ -121,7 +121,20 @@ def blend(rows: Rows, weight: Float[Tensor, "b n"]) -> Rows:
         name: _joined(weight.to(value.device), value)
         if not value.is_floating_point()
         else torch.tensordot(weight.to(value), value, 1)
-        for name, value in rows.items()
+        for name, value in _brought(rows, weight).items()
+    }
+
+
+def move(prompt: EncodedPrompt, device: torch.device) -> None:
+    """Move the rows, for everybody who holds them."""
+    for name, value in prompt.rows.items():
+        prompt.rows[name] = value.to(device)
+
+
+def _brought(rows: Rows, to: Tensor) -> Rows:
+    """Rows on the CPU go where the views are; the other way the CPU would wait for the device at every step."""
+    return {
+        name: value.to(to.device) if value.device.type == "cpu" else value for name, value in rows.items()
     }
 
 
