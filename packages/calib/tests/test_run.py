@@ -287,7 +287,7 @@ def test_large_classifiers_at_224_pixels_run_and_verify(config, tmp_path, spec):
 
 
 @pytest.mark.parametrize("seeds", [[0], [0, 1]])
-def test_a_target_without_labels_runs_to_its_report_without_a_score(config, tmp_path, seeds):
+def test_a_target_without_labels_runs_to_its_report_without_a_score(config, tmp_path, seeds, capsys):
     root = tmp_path / "target"
     for number in range(12):
         path = root / "train/unlabelled" / f"{number}.png"
@@ -311,6 +311,37 @@ def test_a_target_without_labels_runs_to_its_report_without_a_score(config, tmp_
         found = reevaluate(tmp_path / "run", torch.device("cpu"))
     assert found["cells"][0]["target_before"]["accuracy"] is None
     assert "-" in next(line for line in lines(found) if line.startswith("target")).split()
+    # What needs no labels is analysed.
+    assert main(["analyse", str(tmp_path / "run"), "--steps", "2", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "No accuracy on the target: " in said
+    assert "predicted as without %" in said
+    analysis = json.loads((tmp_path / "run/analysis.json").read_text())
+    assert [row["score"] for row in analysis["corrections"]] == [None] * len(analysis["corrections"])
+    assert analysis["corrections"][0]["kept"] == 100.0
+    assert "source" in analysis["by_epsilon"]
+    assert "target" not in analysis["by_epsilon"]
+    assert all(row["confusion"] is not None and row["mean_size"] >= 0 for row in analysis["corrections"])
+    assert {"target", "source"} <= set(analysis["spectra"])
+    report = (tmp_path / "run/report.html").read_text()
+    assert "Sizes, critics and spectra need no labels" in report
     # Another target with labels is scored.
     again = reevaluate(tmp_path / "run", torch.device("cpu"), target=config.source)
     assert again["cells"][0]["target_before"] == again["cells"][0]["source_before"]
+
+
+def test_a_target_without_test_images_is_analysed_on_its_training_images(config, tmp_path, capsys):
+    data = dict(np.load(tmp_path / "data.npz"))
+    root = tmp_path / "target"
+    for number, (image, label) in enumerate(zip(data["x_night_train"], data["y_night_train"], strict=True)):
+        path = root / f"train/{label}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    config = config.model_copy(update={"target": f"imagefolder:{root}"})
+    with pytest.warns(UserWarning, match="has no test images: it gets no score"):
+        run.run(config, tmp_path / "run")
+    assert main(["analyse", str(tmp_path / "run"), "--steps", "2", "--device", "cpu"]) == 0
+    assert "No accuracy on the target: " in capsys.readouterr().out
+    analysis = json.loads((tmp_path / "run/analysis.json").read_text())
+    assert analysis["images"] == 24
+    assert "has no test" in analysis["unscored"]

@@ -24,7 +24,7 @@ from calib.critics import FeatureCritic, PixelCritic, PixelwiseFeatureCritic, dr
 from calib.features import Features
 from calib.samples import sample, score, scores_by_epsilon
 from calib.step import Critics
-from calib.trained import Trained, cell_folders, open_test, open_trained
+from calib.trained import Trained, cell_folders, open_images, open_trained
 
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 BATCH = 100
@@ -38,16 +38,18 @@ def analyse(run: Path, device: torch.device, images: int | None = None, steps: i
         steps: of the attack.
 
     Raises:
-        ValueError: an unfinished run, data that do not fit, or numbers that are not above 0.
+        ValueError: an unfinished run, data that do not fit, or numbers that are not above 0.  A target without labels
+            that fit is no error: its scores are None, and `unscored` in the analysis says why.
         CheckpointError: the run's last checkpoint, which holds the critics, is gone or broken.
     """
     if (images is not None and images < 1) or steps < 1:
         raise ValueError(f"images={images}, steps={steps}; both must be above 0")
     trained = open_trained(cell_folders(run)[0])
     critics = open_critics(trained).to(device).eval()
-    samples = {
-        name: sample(trained, open_test(trained, name), device, images) for name in ("source", "target")
-    }
+    samples, unscored = {}, ""
+    for name in ("source", "target"):
+        opened, unscored = open_images(trained, name)
+        samples[name] = sample(trained, opened, device, images, labelled=not unscored)
     model, target = trained.model.to(device), samples["target"]
     features = model.features(trained.config.feature) if critics.feature is not None else None
     if features is not None and not gives_gradient(
@@ -85,7 +87,8 @@ def analyse(run: Path, device: torch.device, images: int | None = None, steps: i
         rows.append(
             {
                 "name": name,
-                "score": score(trained, answers, target.labels),
+                "score": score(trained, answers, target.labels) if target.labelled else None,
+                "kept": 100 * float((answers == target.before).float().mean()),
                 "mean_size": float((moved - target.pixels).abs().mean()),
                 "confusion": taken_in(critics, features, moved.split(batch), device),
                 "seconds": seconds,
@@ -97,6 +100,7 @@ def analyse(run: Path, device: torch.device, images: int | None = None, steps: i
         "epsilon": epsilon,
         "epsilon_unit": EPSILON_UNIT,
         "images": len(target.pixels),
+        "unscored": unscored,
         "corrections": rows,
         "spectra": {
             "target": _spectrum(target.pixels),
@@ -106,7 +110,11 @@ def analyse(run: Path, device: torch.device, images: int | None = None, steps: i
         },
         "by_epsilon": {
             "epsilon": epsilons,
-            **{name: scores_by_epsilon(trained, shown, epsilons, device) for name, shown in samples.items()},
+            **{
+                name: scores_by_epsilon(trained, shown, epsilons, device)
+                for name, shown in samples.items()
+                if shown.labelled
+            },
         },
     }
     model.verify()
@@ -153,16 +161,34 @@ def taken_in(
 
 def lines(analysis: dict[str, Any]) -> list[str]:
     """The corrections as a small table for the terminal."""
-    rows = [["correction", f"{analysis['measure']} %", "mean size", "taken for source"]]
-    for row in analysis["corrections"]:
-        rows.append(
-            [row["name"], f"{row['score']:.2f}", f"{row['mean_size']:.4f}", as_percent(row["confusion"])]
-        )
+    heading, scores = score_column(analysis)
+    rows = [["correction", heading, "mean size", "taken for source"]]
+    for row, figure in zip(analysis["corrections"], scores, strict=True):
+        rows.append([row["name"], figure, f"{row['mean_size']:.4f}", as_percent(row["confusion"])])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
+    table = [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     ]
+    return [*missing(analysis), *table]
+
+
+def missing(analysis: dict[str, Any]) -> list[str]:
+    """A sentence on what needs labels and is left out, if the target has none that fit."""
+    if not analysis["unscored"]:
+        return []
+    return [
+        f"No {analysis['measure']} on the target: {analysis['unscored']}. Its score by epsilon is left out, and the "
+        "table counts the images that are predicted as without a correction. Sizes, critics and spectra need no labels."
+    ]
+
+
+def score_column(analysis: dict[str, Any]) -> tuple[str, list[str]]:
+    """Heading and figures of the corrections' score, or of predictions that stay if there are no labels."""
+    name, heading = (
+        ("kept", "predicted as without %") if analysis["unscored"] else ("score", f"{analysis['measure']} %")
+    )
+    return heading, [f"{row[name]:.2f}" for row in analysis["corrections"]]
 
 
 def as_percent(share: float | None) -> str:

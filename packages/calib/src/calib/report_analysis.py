@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from markupsafe import Markup
+from shared_core.run.atomic import read_json
 from shared_core.run.report import figure, heading, table, text
 
 from calib import figures
-from calib.analysis import as_percent
+from calib.analysis import as_percent, missing, score_column
 from calib.calibrator import EPSILON_UNIT
-from calib.trained import read_json
 
 
 def analysis(run: Path) -> list[Markup]:
@@ -23,16 +23,16 @@ def analysis(run: Path) -> list[Markup]:
             ),
         ]
     found = read_json(path)
-    measure = found["measure"]
+    name, scores = score_column(found)
     rows = [
         {
             "correction": row["name"],
-            f"{measure} %": f"{row['score']:.2f}",
+            name: score,
             "mean size (grey levels)": f"{255 * row['mean_size']:.1f}",
             "critics take it for source": as_percent(row["confusion"]),
             "seconds": f"{row['seconds']:.2f}",
         }
-        for row in found["corrections"]
+        for row, score in zip(found["corrections"], scores, strict=True)
     ]
     return [
         heading("Analysis: is the calibrator an attack on its critics?"),
@@ -43,6 +43,7 @@ def analysis(run: Path) -> list[Markup]:
             "and random signs that move the images as far as the calibrator does on average (so that single values may "
             "move further than epsilon)."
         ),
+        *[text(sentence) for sentence in missing(found)],
         table(
             rows,
             f"{found['images']} target test images, epsilon {found['epsilon']:g} ({EPSILON_UNIT}), which is "

@@ -16,7 +16,10 @@ from calib.trained import Trained
 
 
 class Shown(NamedTuple):
-    """Images in [0, 1], labels (or masks), corrected images, classes before and after; on the CPU; `of` how many."""
+    """Images in [0, 1], labels (or masks), corrected images, classes before and after; on the CPU; `of` how many.
+
+    Without `labelled` the labels are -1 and mean nothing.
+    """
 
     pixels: Float[Tensor, "n channels height width"]
     labels: Int64[Tensor, "n ..."]
@@ -24,9 +27,12 @@ class Shown(NamedTuple):
     before: Int64[Tensor, "n ..."]
     after: Int64[Tensor, "n ..."]
     of: int
+    labelled: bool = True
 
 
-def sample(trained: Trained, test: Dataset, device: torch.device, most: int | None = None) -> Shown:
+def sample(
+    trained: Trained, test: Dataset, device: torch.device, most: int | None = None, labelled: bool = True
+) -> Shown:
     """Up to `most` test images; default 1000, of more than 64 by 64 pixels 100, with masks 20."""
     size = len(cast(Any, test))
     first = cast(Any, test)[0][0]
@@ -34,7 +40,10 @@ def sample(trained: Trained, test: Dataset, device: torch.device, most: int | No
     places = torch.linspace(0, size - 1, min(size, most)).round().long().tolist()
     items = [cast(Any, test)[place] for place in places]
     pixels = to_float(torch.stack([image for image, _ in items]))
-    labels = torch.stack([torch.as_tensor(label) for _, label in items]).long()
+    if labelled:
+        labels = torch.stack([torch.as_tensor(label) for _, label in items]).long()
+    else:
+        labels = torch.full((len(items),), -1)
     model = trained.model.to(device).eval()
     corrected, before, after = [], [], []
     with torch.no_grad():
@@ -44,7 +53,7 @@ def sample(trained: Trained, test: Dataset, device: torch.device, most: int | No
             corrected.append(moved.cpu())
             before.append(model.ask(on).argmax(1).cpu())
             after.append(model.ask(moved).argmax(1).cpu())
-    return Shown(pixels, labels, torch.cat(corrected), torch.cat(before), torch.cat(after), size)
+    return Shown(pixels, labels, torch.cat(corrected), torch.cat(before), torch.cat(after), size, labelled)
 
 
 def scores_by_epsilon(

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from shared_core.data.preprocess import Preprocess
+from shared_core.data.classes import NoCommonClassError
+from shared_core.data.open import NoSplitError
+from shared_core.data.preprocess import Preprocess, fitted
 from shared_core.ops.freeze import checksums, digest
 from shared_core.run.atomic import read_json
 from shared_core.run.config import load_yaml
@@ -105,6 +107,23 @@ def open_test(
     return fit_to(
         found, trained.class_names, f"the {domain} {named}", trained.preprocess, config.ignore_label
     )
+
+
+def open_images(trained: Trained, domain: Literal["source", "target"]) -> tuple[Dataset, str]:
+    """The test images of one domain of the run, and why they cannot be scored ("" if they can).
+
+    A target may have no labels that fit, or no test images: then its training images are opened.
+
+    Raises ValueError and FileNotFoundError as :func:`open_test`.
+    """
+    try:
+        return open_test(trained, domain), ""
+    except (NoCommonClassError, NoSplitError) as error:
+        if domain == "source":
+            raise
+        split, why = ("train" if isinstance(error, NoSplitError) else "test"), str(error)
+    found = open_domain(trained.config, trained.config.target, split, labelled=False)
+    return (found if trained.preprocess is None else fitted(found, trained.preprocess)), why
 
 
 def _preprocess(record: dict[str, Any]) -> Preprocess:
