@@ -56,27 +56,30 @@ FIELDS = re.compile(rf"({'|'.join(KEYS)}) (\S+)")
 
 # Rate, decay and batch of the first trials were those of the pilot's recipe; then around the best of each method.
 S_TRIALS = """
+cross-entropy, rate 0.1, decay 0.005
 cross-entropy, rate 0.2, decay 0.002
 cross-entropy, rate 0.05, decay 0.005
 cross-entropy, rate 0.1, decay 0.002
 cross-entropy, rate 0.1, decay 0.0005
 deep supervision, rate 0.1, decay 0.0005
 deep supervision, rate 0.2, decay 0.002
-mixup, rate 0.2, decay 0.001
 corsd v2, rate 0.2, decay 0.002, mixing off
-corsd v2, rate 0.2, decay 0.001, mixing mixup
+mixup, rate 0.2, decay 0.001
+corsd v2, rate 0.2, decay 0.002, mixing off, ensemble 0.5
+corsd v2, rate 0.1, decay 0.005, mixing off
 corsd v2, rate 0.2, decay 0.001, mixing mixup, epochs 160
+cross-entropy, rate 0.1, decay 0.005, epochs 160
+corsd v2, rate 0.2, decay 0.001, mixing mixup
+corsd v2, rate 0.2, decay 0.002, mixing off, distilled rows 0.5
+mixup, rate 0.2, decay 0.001, epochs 160
+corsd v2, rate 0.2, decay 0.002, mixing off, epochs 160
 cross-entropy, rate 0.2, decay 0.002, epochs 160
+deep supervision, rate 0.1, decay 0.005
 cutmix, rate 0.2, decay 0.001
 corsd v2, rate 0.2, decay 0.001, mixing cutmix
 corsd v2, rate 0.2, decay 0.001, mixing mixup, alpha 0.2
 corsd v2, rate 0.2, decay 0.001, mixing mixup, ensemble 0.5
-corsd v2, rate 0.2, decay 0.002, mixing off, ensemble 0.5
-corsd v2, rate 0.2, decay 0.002, mixing off, distilled rows 0.5
-cross-entropy, rate 0.1, decay 0.005
 mixup, rate 0.2, decay 0.002
-mixup, rate 0.2, decay 0.001, epochs 160
-corsd v2, rate 0.2, decay 0.002, mixing off, epochs 160
 cross-entropy, rate 0.4, decay 0.002
 cross-entropy, rate 0.1, decay 0.002, batch 48
 label smoothing, rate 0.2, decay 0.002
