@@ -4,13 +4,14 @@ from typing import get_args
 
 import pytest
 import torch
-from corsd import Distiller, train
+from corsd import Distiller
 from corsd.areas import relation_areas
 from corsd.config import Method, TrainConfig
 from corsd.data import Data
 from corsd.methods import build_method
 from corsd.nets import small_resnet
 from corsd.rows import relation_auc
+from corsd.training_step import gradient_shares
 from shared_core.data.preprocess import Preprocess
 from shared_core.run.guard import FiniteGuard, largest_gradient
 from shared_core.testing import pretend_device
@@ -129,7 +130,7 @@ def test_the_shares_of_the_gradient_are_read_at_once():
     with pretend_device(torch.ones_like) as reasons:
         out = made(images, LABELS)
         reasons.clear()
-        shares = train.gradient_shares(out.parts, made.net)
+        shares = gradient_shares(out.parts, made.net)
     assert reasons == ["gradient shares"]
     assert sum(shares.values()) == pytest.approx(1)
 

@@ -20,7 +20,8 @@ from corsd.data import open_data
 from corsd.methods import batch_plan, build_method
 from corsd.pairs import triplet_plan
 from corsd.schedule import rate_schedule
-from corsd.train import gradient_shares, train_cell
+from corsd.train import train_cell
+from corsd.training_step import gradient_shares
 from safetensors.torch import load_file
 from shared_core.run import checkpoint
 from shared_core.run.guard import NonFiniteError
