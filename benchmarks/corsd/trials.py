@@ -46,11 +46,13 @@ SEEDS = {"S": [0], "digits": list(range(6))}
 KEYS = {
     "rate": "optim.lr", "decay": "optim.weight_decay", "batch": "batch_size", "alpha": "relational.alpha",
     "rows": "relational.rows", "ensemble": "relational.ensemble", "distilled rows": "relational.row_distillation",
-    "mixing": "relational.mixing", "epochs": "epochs",
+    "mixing": "relational.mixing", "epochs": "epochs", "temperature": "relational.temperature",
+    "tau": "relational.tau", "beta": "relational.beta",
 }  # fmt: skip
 METHODS = {
     "cross-entropy": "ce", "label smoothing": "label_smoothing", "deep supervision": "deep_supervision",
-    "mixup": "mixup", "cutmix": "cutmix", "corsd v2": "corsd_v2",
+    "mixup": "mixup", "cutmix": "cutmix", "corsd v2": "corsd_v2", "dks": "dks", "contrastive": "contrastive",
+    "one": "one",
 }  # fmt: skip
 FIELDS = re.compile(rf"({'|'.join(KEYS)}) (\S+)")
 
@@ -63,26 +65,29 @@ cross-entropy, rate 0.1, decay 0.002
 cross-entropy, rate 0.1, decay 0.0005
 deep supervision, rate 0.1, decay 0.0005
 deep supervision, rate 0.2, decay 0.002
-corsd v2, rate 0.2, decay 0.002, mixing off
 mixup, rate 0.2, decay 0.001
 corsd v2, rate 0.2, decay 0.002, mixing off, ensemble 0.5
-corsd v2, rate 0.1, decay 0.005, mixing off
-corsd v2, rate 0.2, decay 0.001, mixing mixup, epochs 160
+corsd v2, rate 0.2, decay 0.002, mixing off, ensemble 1
+corsd v2, rate 0.2, decay 0.002, mixing off
+corsd v2, rate 0.2, decay 0.001, mixing off, ensemble 1
+corsd v2, rate 0.1, decay 0.005, mixing off, ensemble 1
+corsd v2, rate 0.2, decay 0.002, mixing off, ensemble 1, rows 0
+corsd v2, rate 0.2, decay 0.001, mixing mixup, alpha 0.2, ensemble 1
+corsd v2, rate 0.2, decay 0.002, mixing off, ensemble 2
+corsd v2, rate 0.2, decay 0.002, mixing off, ensemble 1, rows 0.3
+corsd v2, rate 0.2, decay 0.002, mixing off, ensemble 1, epochs 160
 cross-entropy, rate 0.1, decay 0.005, epochs 160
-corsd v2, rate 0.2, decay 0.001, mixing mixup
-corsd v2, rate 0.2, decay 0.002, mixing off, distilled rows 0.5
+corsd v2, rate 0.2, decay 0.001, mixing mixup, ensemble 1, epochs 160
 mixup, rate 0.2, decay 0.001, epochs 160
-corsd v2, rate 0.2, decay 0.002, mixing off, epochs 160
-cross-entropy, rate 0.2, decay 0.002, epochs 160
-deep supervision, rate 0.1, decay 0.005
-cutmix, rate 0.2, decay 0.001
-corsd v2, rate 0.2, decay 0.001, mixing cutmix
-corsd v2, rate 0.2, decay 0.001, mixing mixup, alpha 0.2
-corsd v2, rate 0.2, decay 0.001, mixing mixup, ensemble 0.5
-mixup, rate 0.2, decay 0.002
-cross-entropy, rate 0.4, decay 0.002
-cross-entropy, rate 0.1, decay 0.002, batch 48
 label smoothing, rate 0.2, decay 0.002
+cross-entropy, rate 0.4, decay 0.002
+dks, rate 0.2, decay 0.002
+contrastive, rate 0.2, decay 0.002
+one, rate 0.2, decay 0.002
+corsd v2, rate 0.2, decay 0.002, mixing off, ensemble 1, distilled rows 0.5
+cutmix, rate 0.2, decay 0.001
+corsd v2, rate 0.2, decay 0.001, mixing mixup
+cross-entropy, rate 0.1, decay 0.002, batch 48
 """
 DIGITS_TRIALS = """
 cross-entropy

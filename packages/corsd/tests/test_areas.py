@@ -157,9 +157,9 @@ def test_a_training_records_what_its_stages_are_worth(method, tmp_path: Path):
         assert list(result["stage_accuracy"]) == ["layer1", "layer2", "layer3", "net", "ensemble"]
         assert result["stage_accuracy"]["net"] == pytest.approx(result["accuracy"])
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    # every second step is logged, and of these the first, the last and the first of each epoch of five steps
-    assert [line["step"] for line in lines] == [1, 3, 5, 7, 9, 11, 13, 15]
-    assert [line["step"] for line in lines if "relation_auc" in line] == ([1, 5, 11, 15] if learns else [])
+    # the first, every second and the last step are logged, and of these the first of each epoch of five has areas
+    assert [line["step"] for line in lines] == [1, 2, 4, 6, 8, 10, 12, 14, 15]
+    assert [line["step"] for line in lines if "relation_auc" in line] == ([1, 6, 10, 15] if learns else [])
 
 
 def result(method, seed, stage_accuracy=None, relation_auc=None):

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from corsd import Distiller, Weights, train
 from corsd.config import LossVariant, LossWeights, Method, Optim, Relations, TrainConfig
 from corsd.data import open_data
+from corsd.layout import layout
 from corsd.methods import batch_plan, build_method
 from corsd.pairs import triplet_plan
 from corsd.schedule import rate_schedule
@@ -300,10 +301,10 @@ def test_a_gradient_that_is_not_finite_is_refused_though_the_loss_is(tmp_path, m
 def test_a_narrow_shortcut_is_not_trained_channels_last_on_a_cpu(channels, kernel, device, expected):
     net = torch.nn.Sequential(torch.nn.Conv2d(channels, 16, kernel, stride=2))
     assert (
-        train.layout(TINY.model_copy(update={"channels_last": True}), net, torch.device(device)) == expected
+        layout(TINY.model_copy(update={"channels_last": True}), net, torch.device(device)) == expected
     )
     plain = TINY.model_copy(update={"channels_last": False})
-    assert train.layout(plain, net, torch.device(device)) == torch.contiguous_format
+    assert layout(plain, net, torch.device(device)) == torch.contiguous_format
 
 
 def test_full_disk_while_saving_keeps_the_earlier_checkpoint(tmp_path, monkeypatch):
