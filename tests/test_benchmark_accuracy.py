@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import corsd_accuracy
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.corsd import accuracy as corsd_accuracy
 
     return corsd_accuracy
 
@@ -27,10 +27,8 @@ def benchmark(monkeypatch):
 @pytest.mark.slow
 def test_quick_run_writes_rows(tmp_path):
     out = tmp_path / "rows.json"
-    script = ROOT / "benchmarks" / "corsd_accuracy.py"
-    done = subprocess.run(
-        [sys.executable, script, "--quick", "--out", out], cwd=tmp_path, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "benchmarks.corsd.accuracy", "--quick", "--out", out]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     record = json.loads(out.read_text())
     rows = record["rows"]
@@ -82,7 +80,7 @@ def elsewhere(benchmark, tmp_path, monkeypatch):
 
 
 def test_page_pairs_seeds_and_claims_no_difference_that_chance_explains(elsewhere, tmp_path):
-    from _table import put
+    from benchmarks.core.table import put
 
     benchmark = elsewhere
     accuracy = {
@@ -110,7 +108,8 @@ def test_runs_are_added_with_settings_and_versions_and_older_ones_without_remain
     elsewhere, monkeypatch
 ):
     import corsd.train
-    from _table import put, read
+
+    from benchmarks.core.table import put, read
 
     made = _run("cross-entropy", 10, 90.0)
     trained = []
@@ -128,7 +127,8 @@ def test_runs_are_added_with_settings_and_versions_and_older_ones_without_remain
 
 def test_trials_are_scored_by_the_validation_split(elsewhere, monkeypatch):
     import corsd.train
-    from _table import read
+
+    from benchmarks.core.table import read
 
     def trained(config, seed, folder, resume):
         folder.mkdir(parents=True)
@@ -144,7 +144,7 @@ def test_trials_are_scored_by_the_validation_split(elsewhere, monkeypatch):
 
 
 def test_the_table_has_the_columns_that_others_read_and_a_line_of_every_run_is_planned(benchmark):
-    from _table import read
+    from benchmarks.core.table import read
 
     wanted = ("setting", "method", "seed", "accuracy", "train_accuracy", "images_seen", "core_seconds")
     assert set(wanted) <= set(benchmark.RUNS_DONE.columns)
@@ -154,7 +154,7 @@ def test_the_table_has_the_columns_that_others_read_and_a_line_of_every_run_is_p
 
 
 def test_the_committed_page_says_what_the_committed_runs_say(benchmark, tmp_path, monkeypatch):
-    """Run `python benchmarks/corsd_accuracy.py` after new runs."""
+    """Run `python -m benchmarks.corsd.accuracy` after new runs."""
     monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
     assert benchmark.table()
     for name in ("corsd.md", "corsd.json"):
@@ -162,9 +162,10 @@ def test_the_committed_page_says_what_the_committed_runs_say(benchmark, tmp_path
 
 
 def test_what_was_not_measured_can_be_started_and_costs_what_the_page_says(benchmark):
-    from _accuracy_page import TAIL, TO_MEASURE
     from corsd.config import PRESETS, TrainConfig
     from corsd.nets import open_net
+
+    from benchmarks.corsd.accuracy_page import TAIL, TO_MEASURE
 
     parsed = {}
     for nets, body in re.findall(

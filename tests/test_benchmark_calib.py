@@ -20,11 +20,11 @@ PEERS = {"pytorch-adapt": "pytorch_adapt", "skada": "skada"}
 
 @pytest.fixture(autouse=True)
 def _benchmarks_on_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(ROOT))
 
 
 def run(script: str, out: Path, *options: str | Path, **environment: str) -> dict:
-    command = [sys.executable, BENCHMARKS / script, "--out", out, "--quick", *options]
+    command = [sys.executable, "-m", f"benchmarks.{script}", "--out", out, "--quick", *options]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text())
@@ -32,7 +32,7 @@ def run(script: str, out: Path, *options: str | Path, **environment: str) -> dic
 
 @pytest.mark.slow
 def test_step_is_measured_after_the_orders_agree(tmp_path):
-    record = run("calib_step.py", tmp_path / "out.json")
+    record = run("calib.step", tmp_path / "out.json")
     assert [figure["name"] for figure in record["figures"]] == ["step", "step without the table"]
     assert record["float64_difference"] < 1e-10
     assert {figure["met"] for figure in record["figures"]} == {None}
@@ -40,9 +40,9 @@ def test_step_is_measured_after_the_orders_agree(tmp_path):
 
 @pytest.mark.slow
 def test_latency_of_every_body_is_measured_on_both_classifiers(tmp_path):
-    import calib_latency
+    from benchmarks.calib import latency as calib_latency
 
-    record = run("calib_latency.py", tmp_path / "out.json")
+    record = run("calib.latency", tmp_path / "out.json")
     assert list(record["bodies"]) == list(calib_latency.BODIES)
     assert record["bodies"]["residual 8x9"]["parameters"] == 180419
     assert record["bodies"]["residual 4x9"]["parameters"] == 45859
@@ -51,9 +51,9 @@ def test_latency_of_every_body_is_measured_on_both_classifiers(tmp_path):
 
 
 def test_bodies_of_the_table_are_those_that_the_accuracy_benchmark_trains():
-    import calib_accuracy
-    import calib_latency
-    from _calib_page import BODIES
+    from benchmarks.calib import accuracy as calib_accuracy
+    from benchmarks.calib import latency as calib_latency
+    from benchmarks.calib.accuracy_page import BODIES
 
     named = [pair for its in BODIES.values() for pair in its.items()]
     trained = {row: body for row, body in named if row in calib_accuracy.ROWS}
@@ -70,8 +70,9 @@ def test_bodies_of_the_table_are_those_that_the_accuracy_benchmark_trains():
 
 
 def test_the_full_schedule_is_the_presets_own_and_the_second_tier():
-    import calib_accuracy
     from calib.config import PRESETS
+
+    from benchmarks.calib import accuracy as calib_accuracy
 
     for pair in ("usps-mnist", "mnist-usps"):
         config, preset = calib_accuracy.configuration(pair, "calibrator full schedule"), PRESETS[pair]()
@@ -102,9 +103,10 @@ def one_thread():
 @pytest.fixture
 def tiny(tmp_path, monkeypatch, one_thread):
     """The accuracy benchmark in folders of its own, with two pairs that take seconds."""
-    import calib_accuracy
     from calib import translate
     from calib.translate import TranslateSettings
+
+    from benchmarks.calib import accuracy as calib_accuracy
 
     few = {"steps": 1, "width": 2, "blocks": 1, "batch_size": 2, "validation_images": 20}
     few |= {"training": {"epochs": 1, "batch_size": 2}, "validate_every": 1}
@@ -160,7 +162,7 @@ def test_the_translated_row_trains_classifier_and_calibrator_on_translated_image
 
 
 def test_runs_of_a_segmentation_keep_all_its_scores(tiny, tmp_path):
-    from _table import put, read
+    from benchmarks.core.table import put, read
 
     cell = tiny.run_one("streets", "calibrator", 1, tmp_path / "runs/streets/calibrator-seed1")
     assert cell["measure"] == "mIoU"
@@ -183,8 +185,8 @@ def test_runs_of_a_segmentation_keep_all_its_scores(tiny, tmp_path):
 
 
 def test_the_table_has_the_columns_that_others_read_and_settings_of_every_run():
-    import calib_accuracy
-    from _table import read
+    from benchmarks.calib import accuracy as calib_accuracy
+    from benchmarks.core.table import read
 
     wanted = (
         *(
@@ -206,7 +208,7 @@ def test_the_table_has_the_columns_that_others_read_and_settings_of_every_run():
 
 def test_a_baseline_runs_under_its_name_in_the_table(tiny, tmp_path):
     """A run of a baseline has the method's name of the plan, and its columns."""
-    from _table import put, read
+    from benchmarks.core.table import put, read
 
     found = tiny.run_one("digits", "DANN", 1, tmp_path / "runs/digits/dann-seed1")
     table = tiny.RUNS_DONE._replace(path=tmp_path / "runs.csv")
@@ -218,7 +220,7 @@ def test_a_baseline_runs_under_its_name_in_the_table(tiny, tmp_path):
 
 @pytest.mark.slow
 def test_the_accuracy_benchmark_runs_a_calibrator_and_a_baseline(tmp_path):
-    record = run("calib_accuracy.py", tmp_path / "out.json")
+    record = run("calib.accuracy", tmp_path / "out.json")
     assert record["environment"]["packages"]["calib-uda"]
     own, baseline = record["rows"]
     assert own["classifier_unchanged"]
@@ -228,7 +230,7 @@ def test_the_accuracy_benchmark_runs_a_calibrator_and_a_baseline(tmp_path):
 
 @pytest.mark.slow
 def test_race_to_90_runs_without_the_other_environment(tmp_path):
-    record = run("calib_to_90.py", tmp_path / "out.json", "--environments", tmp_path / "none")
+    record = run("calib.to_90", tmp_path / "out.json", "--environments", tmp_path / "none")
     assert [found["method"] for found in record["runs"]] == [
         "calibrator",
         "calibrator, constant rate",
@@ -247,7 +249,7 @@ def test_race_to_90_runs_without_the_other_environment(tmp_path):
 
 @pytest.mark.slow
 def test_findings_are_those_of_calib_analyse(tmp_path):
-    record = run("calib_findings.py", tmp_path / "out.json")
+    record = run("calib.findings", tmp_path / "out.json")
     (found,) = record["runs"]
     assert [row["name"] for row in found["corrections"]] == [
         "none",
@@ -261,7 +263,7 @@ def test_findings_are_those_of_calib_analyse(tmp_path):
 
 
 def test_an_interrupted_race_to_90_goes_on_only_with_the_same_budget(tmp_path):
-    from calib_to_90 import earlier
+    from benchmarks.calib.to_90 import earlier
 
     out = tmp_path / "out.json"
     assert earlier(out, 600.0) == []
@@ -273,11 +275,12 @@ def test_an_interrupted_race_to_90_goes_on_only_with_the_same_budget(tmp_path):
 
 
 def test_race_to_90_plays_the_steps_of_calib_adapt(tmp_path, one_thread):
-    import calib_to_90
     from calib import attach, nets, run
     from calib.config import LossWeights, ViewSettings, digits
     from calib.data import Domains
     from shared_core.data.arrays import ArrayImages
+
+    from benchmarks.calib import to_90 as calib_to_90
 
     torch.manual_seed(0)
     classifier = nets.lenet(3).eval()
@@ -310,23 +313,23 @@ def test_race_to_90_plays_the_steps_of_calib_adapt(tmp_path, one_thread):
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not all((BENCHMARKS / folder / ".venv").exists() for folder in PEERS.values()),
+    not all((BENCHMARKS / "peers" / folder / ".venv").exists() for folder in PEERS.values()),
     reason="the environments of pytorch-adapt and skada are downloads of their own; make bench makes them",
 )
 def test_other_projects_are_measured(tmp_path):
-    record = run("calib_to_90.py", tmp_path / "out.json")
+    record = run("calib.to_90", tmp_path / "out.json")
     assert record["not_measured"] == []
     assert [found["method"] for found in record["runs"][-2:]] == ["DANN of pytorch-adapt", "DANN of skada"]
     assert [point["step"] for point in record["runs"][-1]["curve"]] == [2, 4]
 
 
 def test_an_environment_that_cannot_be_made_says_why(tmp_path, monkeypatch):
-    from _environment import failure, install
+    from benchmarks.peers.environment import failure, install
 
     monkeypatch.setenv("UV_OFFLINE", "1")
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
     with pytest.raises(subprocess.CalledProcessError) as caught:
-        install(tmp_path / "new", BENCHMARKS / "pytorch_adapt/requirements.txt")
+        install(tmp_path / "new", BENCHMARKS / "peers/pytorch_adapt/requirements.txt")
     said = failure(caught.value)
     assert said.startswith("uv.sh pip sync --quiet --python new requirements.txt failed: ")
     assert str(ROOT) not in said
@@ -335,14 +338,14 @@ def test_an_environment_that_cannot_be_made_says_why(tmp_path, monkeypatch):
 @pytest.mark.parametrize("folder", PEERS.values())
 def test_other_projects_get_the_torch_of_our_lock(folder):
     locked = {p["name"]: p["version"] for p in tomllib.loads((ROOT / "uv.lock").read_text())["package"]}
-    text = (BENCHMARKS / folder / "requirements.txt").read_text()
+    text = (BENCHMARKS / "peers" / folder / "requirements.txt").read_text()
     pinned = dict(re.findall(r"^(torch|torchvision)==(\S+)", text, re.M))
     assert pinned == {name: locked[name] for name in ("torch", "torchvision")}
 
 
 def racing(accuracies, each=0.0, score_takes=0.0, **limits):
     """A race of a method whose accuracy after step k is accuracies[k - 1] percent of 100 images."""
-    from _race import race
+    from benchmarks.peers.race import race
 
     at = {"step": 0}
 

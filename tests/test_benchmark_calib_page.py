@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(autouse=True)
 def _benchmarks_on_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT))
 
 
 def row(method, target_after, source_after=(97.0, 96.0, 95.0), pair="usps-mnist", **more):
@@ -35,7 +35,7 @@ def row(method, target_after, source_after=(97.0, 96.0, 95.0), pair="usps-mnist"
 
 
 def page(tmp_path, rows, measured=None, by_class=None):
-    from _calib_page import write_page
+    from benchmarks.calib.accuracy_page import write_page
 
     folder = tmp_path / "page"
     write_page(folder, rows, by_class or {}, measured or tmp_path / "none")
@@ -307,8 +307,8 @@ def test_half_finished_rows_make_a_page(tmp_path):
 
 
 def test_the_committed_page_says_what_the_committed_runs_say(tmp_path, monkeypatch):
-    """Run `python benchmarks/calib_accuracy.py` after new runs."""
-    import calib_accuracy
+    """Run `python -m benchmarks.calib.accuracy` after new runs."""
+    from benchmarks.calib import accuracy as calib_accuracy
 
     monkeypatch.setattr(calib_accuracy, "RESULTS", tmp_path)
     assert calib_accuracy.table()

@@ -15,7 +15,7 @@ BENCHMARKS = ROOT / "benchmarks"
 
 @pytest.fixture(autouse=True)
 def _benchmarks_on_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(ROOT))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def weights(tmp_path_factory):
 
 
 def cell(prior: str = "multi-view", prompt: str = "a red object", steps: int = 2, **changes):
-    import _diversity_plan as plan
+    from benchmarks.fsd import plan
 
     settings = plan.settings_of(prior, "fsd-beta1", {}) | {"steps": steps, "checkpoint_every": 1} | changes
     return plan.Cell("main", prior, "fsd-beta1", prompt, (0, 1), settings)
@@ -43,22 +43,22 @@ def cell(prior: str = "multi-view", prompt: str = "a red object", steps: int = 2
 
 def table_of(folder: Path):
     """The benchmark's table, elsewhere."""
-    import _diversity_cells as cells
+    from benchmarks.fsd import cells
 
     return cells.TABLE._replace(path=folder / "cells.csv")
 
 
 def put(folder: Path, one, **record) -> None:
     """A line for the cell."""
-    import _diversity_cells as cells
-    import _table
+    from benchmarks.core import table
+    from benchmarks.fsd import cells
 
     own = dict(zip(cells.KEY, one, strict=False)) | {"settings": one.settings, "seeds": list(one.seeds)}
-    _table.put(table_of(folder), own | record)
+    table.put(table_of(folder), own | record)
 
 
 def test_a_quick_run_writes_rows(tmp_path):
-    import fsd_diversity
+    from benchmarks.fsd import diversity as fsd_diversity
 
     out = tmp_path / "rows.json"
     assert fsd_diversity.main(["--quick", "--out", str(out)]) == 0
@@ -73,7 +73,7 @@ def test_a_quick_run_writes_rows(tmp_path):
 
 
 def test_methods_differ_in_nothing_but_the_method_and_cost_the_same_work():
-    import _diversity_plan as plan
+    from benchmarks.fsd import plan
 
     chosen = {"common": {"multi-view": {"steps": 200, "guidance_scale": 5.0}}}
     for method in plan.METHODS:
@@ -87,10 +87,11 @@ def test_methods_differ_in_nothing_but_the_method_and_cost_the_same_work():
 
 
 def test_the_prompts_are_known_and_of_all_kinds_and_none_is_tuned_on():
-    import _diversity_plan as plan
     from fsd.world.captions import understand
     from fsd.world.objects import FRONTED, KINDS
     from fsd.world.words import COLOURS
+
+    from benchmarks.fsd import plan
 
     first = [prompt for prompt, tier in plan.PROMPTS.items() if tier == 1]
     assert len(first) == 8
@@ -107,7 +108,7 @@ def test_the_prompts_are_known_and_of_all_kinds_and_none_is_tuned_on():
 
 
 def test_every_cell_is_a_valid_configuration():
-    import _diversity_plan as plan
+    from benchmarks.fsd import plan
 
     main, tuning, ablated = plan.main_cells(3, {}), plan.tuning_cells({}), plan.ablation_cells({})
     assert len(plan.main_cells(1, {})) == 2 * 8 * 5
@@ -124,7 +125,7 @@ def test_every_cell_is_a_valid_configuration():
 
 
 def test_the_value_that_an_ablation_has_anyway_is_a_main_cell():
-    import _diversity_plan as plan
+    from benchmarks.fsd import plan
 
     chosen = plan.read_settings()
     found = plan.ablation_cells(chosen, ["multi-view"])
@@ -153,14 +154,14 @@ def test_the_value_that_an_ablation_has_anyway_is_a_main_cell():
     ],
 )
 def test_tuning_takes_diversity_only_where_quality_allows(candidates, picked):
-    import _diversity_plan as plan
+    from benchmarks.fsd import plan
 
     names = ("product", "cross_fid", "prompt_accuracy", "view_consistency")
     assert plan.choose([dict(zip(names, values, strict=True)) for values in candidates])["product"] == picked
 
 
 def test_a_cell_leaves_a_line_and_a_small_picture(weights, tmp_path):
-    import _diversity_cells as cells
+    from benchmarks.fsd import cells
 
     one = cell("camera-free")
     table = table_of(tmp_path)
@@ -178,7 +179,7 @@ def test_a_cell_leaves_a_line_and_a_small_picture(weights, tmp_path):
 
 
 def test_cells_of_other_weights_or_settings_are_refused(weights, tmp_path):
-    import _diversity_cells as cells
+    from benchmarks.fsd import cells
 
     one, known = cell(), cells.weights_hash("multi-view", weights)
     assert known != cells.weights_hash("camera-free", weights)
@@ -203,7 +204,7 @@ def test_cells_of_other_weights_or_settings_are_refused(weights, tmp_path):
 def test_work_that_another_process_is_at_is_left_to_it(weights, tmp_path, capsys):
     import fcntl
 
-    import _diversity_cells as cells
+    from benchmarks.fsd import cells
 
     one, table = cell(), table_of(tmp_path)
     cells.work([one], weights, table, tmp_path / "runs")
@@ -220,7 +221,7 @@ def test_work_that_another_process_is_at_is_left_to_it(weights, tmp_path, capsys
 
 
 def test_a_cell_that_fails_is_told_and_the_next_one_is_made(weights, tmp_path):
-    import _diversity_cells as cells
+    from benchmarks.fsd import cells
 
     bad, good = cell(optim={"learning_rate": 1e38}), cell(prompt="a car", steps=1)
     (failure,) = cells.work([bad, good], weights, table_of(tmp_path), tmp_path / "runs")
@@ -232,7 +233,7 @@ SCRIPT = """
 import os, signal, sys
 sys.path[:0] = [{benchmarks!r}, {tests!r}]
 from pathlib import Path
-import _diversity_cells as cells
+from benchmarks.fsd import cells
 from fsd import generate
 from test_benchmark_diversity import cell, table_of
 
@@ -252,13 +253,14 @@ cells.work([cell(steps=12)], Path({weights!r}), table_of(root), root / "runs")
 @pytest.mark.slow
 def test_a_cell_that_was_killed_goes_on_and_ends_the_same(weights, tmp_path):
     """Killed outright in the middle of its first object, then made again, against one that ran through."""
-    import _diversity_cells as cells
     import torch
-    from _table import RAN_ON
+
+    from benchmarks.core.table import RAN_ON
+    from benchmarks.fsd import cells
 
     torch.set_num_threads(1)
     one, killed = cell(steps=12), tmp_path / "killed"
-    paths = {"benchmarks": BENCHMARKS, "tests": Path(__file__).parent, "weights": weights, "root": killed}
+    paths = {"benchmarks": ROOT, "tests": Path(__file__).parent, "weights": weights, "root": killed}
     script = SCRIPT.format(**{name: str(path) for name, path in paths.items()})
     done = subprocess.run([sys.executable, "-c", script], env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == -signal.SIGKILL
@@ -281,9 +283,8 @@ def test_a_cell_that_was_killed_goes_on_and_ends_the_same(weights, tmp_path):
 
 
 def test_tune_chooses_from_whole_grids_and_keeps_the_rest(weights, tmp_path):
-    import _diversity_cells as cells
-    import _diversity_plan as plan
-    import fsd_diversity
+    from benchmarks.fsd import cells, plan
+    from benchmarks.fsd import diversity as fsd_diversity
 
     todo = plan.tuning_cells({}, ["multi-view"], ["sds", "fsd-beta1"], [2.5, 5.0])
     known = {"multi-view": "w", "camera-free": None}
@@ -306,7 +307,7 @@ def test_tune_chooses_from_whole_grids_and_keeps_the_rest(weights, tmp_path):
 
 
 def test_common_settings_are_given_on_the_command_line():
-    import fsd_diversity
+    from benchmarks.fsd import diversity as fsd_diversity
 
     kept = {"camera-free": {"steps": 100}, "multi-view": {"t_min": 0.1}}
     found = fsd_diversity.common(kept, ["steps=200", "field={resolution: 24}"], ["multi-view"])

@@ -10,13 +10,13 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(autouse=True)
 def _benchmarks_on_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT))
 
 
 def record(
     method: str, prompt: str, fid: float, accuracy: float | None = 0.9, consistency: float = 0.9, **changes
 ):
-    import _diversity_plan as plan
+    from benchmarks.fsd import plan
 
     settings = plan.settings_of("multi-view", method, {})
     return {
@@ -49,7 +49,7 @@ def record(
 
 
 def prompts(count: int = 8) -> list[str]:
-    import _diversity_plan as plan
+    from benchmarks.fsd import plan
 
     return list(plan.PROMPTS)[:count]
 
@@ -64,7 +64,7 @@ def others(fid: float = 2.0, **changes) -> list[dict]:
 
 
 def verdict(records: list[dict], prior: str = "multi-view") -> str:
-    from _diversity_verdicts import verdicts
+    from benchmarks.fsd.verdicts import verdicts
 
     return "\n".join(verdicts(prior, records))
 
@@ -156,8 +156,9 @@ def test_nothing_is_decided_before_all_is_done():
 
 
 def test_prompts_that_ask_for_nothing_do_not_count_for_accuracy():
-    import _diversity_verdicts as verdicts
     from fsd.intervals import bootstrap_difference
+
+    from benchmarks.fsd import verdicts
 
     ours, theirs = of_method("fsd-beta1", 5.0), of_method("sds", 2.0)
     ours[0]["prompt_accuracy"] = theirs[0]["prompt_accuracy"] = None
@@ -227,7 +228,7 @@ def test_a_method_that_is_not_fsd_is_judged_and_reaches_no_goal():
 
 
 def test_three_sentences_say_what_is_gained_where_and_what_is_missed():
-    import _diversity_short as short
+    from benchmarks.fsd import in_short as short
 
     records = [*of_method("sds", 2.0), *of_method("fsd-beta1", 5.0, consistency=0.7), *others(6.0)]
     for cell in records:
@@ -249,7 +250,7 @@ def test_three_sentences_say_what_is_gained_where_and_what_is_missed():
 
 
 def test_prompts_that_name_all_are_compared_apart():
-    import _diversity_short as short
+    from benchmarks.fsd import in_short as short
 
     assert [prompt for prompt in prompts() if short.names_all(prompt)] == [
         "a blue mug", "a green house", "a yellow lamp",
@@ -268,8 +269,7 @@ def test_prompts_that_name_all_are_compared_apart():
 
 
 def test_what_is_missing_is_listed_with_the_commands_that_make_it():
-    import _diversity_gaps as gaps
-    import _diversity_plan as plan
+    from benchmarks.fsd import gaps, plan
 
     chosen = {"product": {prior: dict.fromkeys(plan.METHODS, 5.0) for prior in plan.PRIORS}}
     del chosen["product"]["camera-free"]["cfd"]
@@ -282,7 +282,9 @@ def test_what_is_missing_is_listed_with_the_commands_that_make_it():
     assert "**Not measured**: 32 of the plan's 696 cells" in text
     assert "- multi-view prior, the 8 prompts of tier 3: `cfd`.\n" in text
     assert "- camera-free prior, the 24 prompts of tiers 1, 2 and 3: `cfd`.\n" in text
-    commands = [line.split("fsd_diversity.py ")[1] for line in text.splitlines() if line.startswith("    ")]
+    commands = [
+        line.split("benchmarks.fsd.diversity ")[1] for line in text.splitlines() if line.startswith("    ")
+    ]
     assert commands == [
         "run --jobs 2 --prior multi-view --method cfd",
         "run --jobs 2 --prior multi-view --ablations --knob 'map degrees'",
@@ -293,7 +295,7 @@ def test_what_is_missing_is_listed_with_the_commands_that_make_it():
 
 
 def test_where_the_cells_come_from_is_counted():
-    import _diversity_gaps as gaps
+    from benchmarks.fsd import gaps
 
     trees = [{}, {"commit": None}, {"uncommitted": True}, {"uncommitted": True}, {"uncommitted": False}]
     known = [{"commit": "abc", **tree} if "uncommitted" in tree else tree for tree in trees]
@@ -308,11 +310,11 @@ def test_where_the_cells_come_from_is_counted():
 @pytest.fixture
 def written(tmp_path):
     """A page from cells on the disk, some of them of other weights, with a tuning and an ablation."""
-    import _diversity_cells as cells
-    import _diversity_page as page
-    import _diversity_plan as plan
-    from _table import put
     from PIL import Image
+
+    from benchmarks.core.table import put
+    from benchmarks.fsd import cells, plan
+    from benchmarks.fsd import diversity_page as page
 
     table, weights = cells.TABLE._replace(path=tmp_path / "cells.csv"), tmp_path / "weights"
     runs, records = tmp_path / "runs", {}
@@ -357,8 +359,9 @@ def written(tmp_path):
 
 def test_a_sheet_keeps_pictures_that_are_gone_and_none_of_other_settings(tmp_path):
     """Pictures of single cells are in runs/ and not in git: the committed sheet has them all."""
-    import _diversity_figures as figures
     from PIL import Image
+
+    from benchmarks.fsd import diversity_figures as figures
 
     def cells(names: dict[str, str]) -> list[dict]:
         return [
@@ -391,10 +394,9 @@ def test_a_sheet_keeps_pictures_that_are_gone_and_none_of_other_settings(tmp_pat
 
 
 def test_the_committed_sheets_show_every_cell_of_the_page():
-    import _diversity_cells as cells
-    import _diversity_figures as figures
-    import _diversity_page as page
-    import _diversity_plan as plan
+    from benchmarks.fsd import cells, plan
+    from benchmarks.fsd import diversity_figures as figures
+    from benchmarks.fsd import diversity_page as page
 
     found = page.load(cells.TABLE, plan.SETTINGS)
     for prior in plan.PRIORS:
@@ -406,7 +408,7 @@ def test_the_committed_sheets_show_every_cell_of_the_page():
 def test_the_table_has_the_columns_that_others_read_in_percent():
     import csv
 
-    import _diversity_cells as cells
+    from benchmarks.fsd import cells
 
     with open(cells.TABLE.path, newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
@@ -470,10 +472,9 @@ def test_the_page_and_its_rows(written):
 
 
 def test_the_committed_page_says_what_the_committed_cells_say():
-    """Run `python benchmarks/fsd_diversity.py` after new cells."""
-    import _diversity_cells as cells
-    import _diversity_page as page
-    import _diversity_plan as plan
+    """Run `python -m benchmarks.fsd.diversity` after new cells."""
+    from benchmarks.fsd import cells, plan
+    from benchmarks.fsd import diversity_page as page
 
     written = ROOT / "docs/results/fsd.md"
     if not written.is_file():

@@ -16,7 +16,7 @@ VIEWS = ROOT.parent / "shared" / "data" / "spot_views_128.npz"
 
 def run(script: str, out: Path) -> dict:
     """The JSON of a quick run."""
-    command = [sys.executable, BENCHMARKS / script, "--out", out, "--quick"]
+    command = [sys.executable, "-m", f"benchmarks.{script}", "--out", out, "--quick"]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
     )
@@ -29,8 +29,8 @@ def run(script: str, out: Path) -> dict:
 @pytest.mark.slow
 @pytest.mark.skipif(not VIEWS.is_file(), reason="spot_views_128.npz is not in ../shared/data")
 def test_a_short_fit_of_real_views_is_recognisable_from_new_sides(monkeypatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import fsd_spot
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.fsd import spot as fsd_spot
 
     torch.set_num_threads(1)
     train, test = fsd_spot.views("train"), fsd_spot.views("test")
@@ -47,14 +47,14 @@ def test_a_short_fit_of_real_views_is_recognisable_from_new_sides(monkeypatch) -
 @pytest.mark.slow
 @pytest.mark.skipif(not VIEWS.is_file(), reason="spot_views_128.npz is not in ../shared/data")
 def test_the_fit_is_reported(tmp_path: Path) -> None:
-    record = run("fsd_spot.py", tmp_path / "out.json")
+    record = run("fsd.spot", tmp_path / "out.json")
     assert [figure["name"] for figure in record["figures"]] == ["seconds", "whole image", "inside the mask"]
     assert record["psnr"] > record["white_image"] == pytest.approx(11.8, abs=0.1)
 
 
 @pytest.mark.slow
 def test_occupancy_asks_less_for_the_same_picture(tmp_path: Path) -> None:
-    record = run("fsd_occupancy.py", tmp_path / "out.json")
+    record = run("fsd.occupancy", tmp_path / "out.json")
     queries, agreement, _ = record["figures"]
     # counts, so true at any size
     assert queries["ratio"]["median"] > 1.2
@@ -63,7 +63,7 @@ def test_occupancy_asks_less_for_the_same_picture(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_memory_of_both_fields_is_measured(tmp_path: Path) -> None:
-    record = run("fsd_memory.py", tmp_path / "out.json")
+    record = run("fsd.memory", tmp_path / "out.json")
     peaks = {f["name"]: f["difference"]["median"] for f in record["figures"]}
     assert 0 < peaks["grid peak"] < 2
     assert peaks["hash peak"] > peaks["hash render"] > 0

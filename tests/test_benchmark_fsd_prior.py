@@ -9,13 +9,13 @@ import torch
 from fsd.priors.pixel_pipeline import build_pipeline, write_pipeline
 from fsd.world.captions import vocabulary
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
 def fsd_prior(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import fsd_prior
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.fsd import prior as fsd_prior
 
     return fsd_prior
 
@@ -30,7 +30,7 @@ def test_both_variants_are_judged_in_quick_form(
         write_pipeline(pipeline, tmp_path / variant)
     folders = [word for variant in fsd_prior.VARIANTS for word in (f"--{variant}", str(tmp_path / variant))]
     out = tmp_path / "out.json"
-    monkeypatch.setattr(sys, "argv", ["fsd_prior.py", "--out", str(out), "--quick", *folders])
+    monkeypatch.setattr(sys, "argv", ["fsd/prior.py", "--out", str(out), "--quick", *folders])
     fsd_prior.main()
     record = json.loads(out.read_text())
     assert {figure["met"] for figure in record["figures"]} == {None}
@@ -72,7 +72,7 @@ def test_a_prior_that_is_not_there_is_skipped(
 ) -> None:
     folders = [word for variant in fsd_prior.VARIANTS for word in (f"--{variant}", str(tmp_path / variant))]
     out = tmp_path / "out.json"
-    monkeypatch.setattr(sys, "argv", ["fsd_prior.py", "--out", str(out), "--quick", *folders])
+    monkeypatch.setattr(sys, "argv", ["fsd/prior.py", "--out", str(out), "--quick", *folders])
     fsd_prior.main()
     assert json.loads(out.read_text())["figures"] == []
     assert "there is no multi-view prior" in capsys.readouterr().out

@@ -9,25 +9,25 @@ from typing import Any
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
 def _benchmarks_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(ROOT))
 
 
 def quick(name: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The record of a quick run, in this process."""
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--quick", "--out", str(out)])
-    assert not importlib.import_module(name).main()
+    assert not importlib.import_module(f"benchmarks.fsd.{name}").main()
     record = json.loads(out.read_text())
     assert {figure["met"] for figure in record["figures"]} == {None}
     return record
 
 
 def test_plain_diffusers_draws_the_same_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = quick("fsd_diffusers", tmp_path / "out.json", monkeypatch)
+    record = quick("plain_diffusers", tmp_path / "out.json", monkeypatch)
     assert record["figures"][0]["difference"]["median"] == 100
     assert record["largest_difference"] < 0.01
     for found in record["prompts"]:
@@ -37,7 +37,7 @@ def test_plain_diffusers_draws_the_same_pictures(tmp_path: Path, monkeypatch: py
 
 
 def test_pairs_of_names_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = importlib.import_module("fsd_diffusers").said
+    said = importlib.import_module("benchmarks.fsd.plain_diffusers").said
     assert said(["red mug", "red mug", "blue mug"], 1.0) == {
         "prompt_accuracy": 1.0,
         "differ": pytest.approx(2 / 3),
@@ -45,7 +45,7 @@ def test_pairs_of_names_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_draft_is_judged_as_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = quick("fsd_draft", tmp_path / "out.json", monkeypatch)
+    record = quick("draft", tmp_path / "out.json", monkeypatch)
     assert [figure["name"] for figure in record["figures"]] == ["core-seconds", "prompt accuracy"]
     assert record["figures"][0]["difference"]["median"] > 0
     assert list(record["prompts"]) == ["a red object"]
@@ -55,7 +55,7 @@ def test_the_plain_pass_is_not_channels_last() -> None:
     """The embedded prior is: against it every other form would be compared with channels-last."""
     from fsd.priors.embedded import EmbeddedPrior
 
-    nets = importlib.import_module("fsd_forward").variants(EmbeddedPrior().net, compiled=False)
+    nets = importlib.import_module("benchmarks.fsd.forward").variants(EmbeddedPrior().net, compiled=False)
     (plain,) = {p.is_contiguous() for p in nets["eager"].parameters()}
     weights = nets["channels-last"].conv_in.weight
     assert plain

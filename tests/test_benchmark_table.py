@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
 def _benchmarks_on_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(ROOT))
 
 
 def table(folder: Path):
-    from _table import Table
+    from benchmarks.core.table import Table
 
     columns = ("method", "seed", "share", "note", "settings", "kept")
     return Table(
@@ -24,7 +24,7 @@ def table(folder: Path):
 
 
 def test_what_goes_in_comes_out_sorted_and_without_what_is_empty(tmp_path):
-    from _table import put, read
+    from benchmarks.core.table import put, read
 
     shares = [1 / 3, 82 / 96, 0.0, 1.0, 1e-7, 0.29]
     runs = [
@@ -41,7 +41,7 @@ def test_what_goes_in_comes_out_sorted_and_without_what_is_empty(tmp_path):
 
 
 def test_a_run_of_the_same_key_takes_the_others_place(tmp_path):
-    from _table import put, read
+    from benchmarks.core.table import put, read
 
     for share in (0.5, 0.25):
         put(table(tmp_path), {"method": "a", "seed": 1, "share": share})
@@ -49,7 +49,7 @@ def test_a_run_of_the_same_key_takes_the_others_place(tmp_path):
 
 
 def test_what_has_no_column_is_refused_and_nothing_is_lost(tmp_path):
-    from _table import put, read
+    from benchmarks.core.table import put, read
 
     put(table(tmp_path), {"method": "a", "seed": 1})
     with pytest.raises(ValueError, match=r"t\.csv has no column for other"):
@@ -61,14 +61,14 @@ def test_what_has_no_column_is_refused_and_nothing_is_lost(tmp_path):
 
 
 def adding(folder: Path, method: str) -> None:
-    from _table import put
+    from benchmarks.core.table import put
 
     for seed in range(10):
         put(table(folder), {"method": method, "seed": seed})
 
 
 def test_processes_take_turns(tmp_path):
-    from _table import read
+    from benchmarks.core.table import read
 
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=adding, args=(tmp_path, method)) for method in "abc"]
@@ -81,7 +81,7 @@ def test_processes_take_turns(tmp_path):
 
 
 def test_where_a_run_was_made_is_told_in_columns():
-    from _table import RAN_ON, ran_on
+    from benchmarks.core.table import RAN_ON, ran_on
 
     now = ran_on()
     assert tuple(now) == RAN_ON

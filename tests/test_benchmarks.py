@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
-TORCHDISTILL = BENCHMARKS / "torchdistill"
+TORCHDISTILL = BENCHMARKS / "peers/torchdistill"
 
 SPREAD = {
     "type": "object",
@@ -43,7 +43,7 @@ SCHEMA = {
 
 def run(script: str, out: Path, *options: str | Path, **environment: str) -> dict:
     """The JSON that a quick run of a benchmark wrote; ``environment`` replaces all but PATH."""
-    command = [sys.executable, BENCHMARKS / script, "--out", out, "--quick", *options]
+    command = [sys.executable, "-m", f"benchmarks.{script}", "--out", out, "--quick", *options]
     variables = {"PATH": os.environ["PATH"], **environment} if environment else None
     done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -59,21 +59,21 @@ def run(script: str, out: Path, *options: str | Path, **environment: str) -> dic
 @pytest.mark.parametrize(
     ("script", "figures"),
     [
-        ("corsd_step.py", {"in_batch time", "in_batch memory", "triplets time", "rkd time"}),
-        ("corsd_loader.py", {"loader against the step of width 8"}),
-        ("corsd_import.py", {"import corsd", "corsd.Distiller", "corsd --help"}),
-        ("fsd_import.py", {"import fsd", "fsd.FlowScoreDistillation", "fsd --help"}),
+        ("corsd.step", {"in_batch time", "in_batch memory", "triplets time", "rkd time"}),
+        ("corsd.loader", {"loader against the step of width 8"}),
+        ("corsd.import_time", {"import corsd", "corsd.Distiller", "corsd --help"}),
+        ("fsd.import_time", {"import fsd", "fsd.FlowScoreDistillation", "fsd --help"}),
         (
-            "fsd_step.py",
+            "fsd.step",
             {f"{p}: {what}" for p in ("bank", "unet") for what in ("FSD over SDS", "step over irreducible")},
         ),
         (
-            "fsd_forward.py",
+            "fsd.forward",
             {f"{form} over eager" for form in ("channels-last", "bf16", "bf16, channels-last")}
             | {"training step, bf16 over fp32"},
         ),
-        ("fsd_draft.py", {"core-seconds", "prompt accuracy"}),
-        ("fsd_diffusers.py", {"same pictures", "fsd's adapter over plain diffusers"}),
+        ("fsd.draft", {"core-seconds", "prompt accuracy"}),
+        ("fsd.plain_diffusers", {"same pictures", "fsd's adapter over plain diffusers"}),
     ],
 )
 def test_a_quick_run_writes_its_figures(script: str, figures: set[str], tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_quick_run_writes_its_figures(script: str, figures: set[str], tmp_path
 
 @pytest.mark.slow
 def test_what_grows_is_measured_for_every_method_plan_and_size(tmp_path: Path) -> None:
-    record = run("core/scale.py", tmp_path / "out.json")
+    record = run("core.scale", tmp_path / "out.json")
     names = {figure["name"] for figure in record["figures"]}
     assert {"classes", "corsd, 40 classes", "ps-kd, 40 classes, memory", "rkd, 16 pixels"} <= names
     assert {
@@ -101,7 +101,7 @@ def test_what_grows_is_measured_for_every_method_plan_and_size(tmp_path: Path) -
 @pytest.mark.slow
 def test_two_processes_are_measured(tmp_path: Path) -> None:
     """One method of three, since each is three processes; `make bench QUICK=1` runs them all."""
-    record = run("weak_scaling.py", tmp_path / "out.json", "--only", "calib")
+    record = run("core.weak_scaling", tmp_path / "out.json", "--only", "calib")
     (figure,) = record["figures"]
     assert (figure["name"], figure["goal_is"], figure["met"]) == ("calib", "at least", None)
 
@@ -109,7 +109,7 @@ def test_two_processes_are_measured(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_runs_are_made_anew(tmp_path: Path) -> None:
     """Those that need nothing but the packages; calib's needs data."""
-    record = run("accuracy_again.py", tmp_path / "out.json", "--only", "corsd", "fsd")
+    record = run("core.accuracy_again", tmp_path / "out.json", "--only", "corsd", "fsd")
     named = ["corsd: accuracy", "fsd: prompt_accuracy", "fsd: view_consistency", "fsd: pairwise_distance"]
     assert [figure["name"] for figure in record["figures"]] == named
     assert record["not_measured"] == {}
@@ -117,8 +117,8 @@ def test_runs_are_made_anew(tmp_path: Path) -> None:
 
 @pytest.fixture
 def again(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import accuracy_again
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.core import accuracy_again
 
     return accuracy_again
 
@@ -135,9 +135,9 @@ def test_a_run_made_anew_is_judged_by_its_distance_from_the_stored_one(again, na
 
 
 def test_a_run_without_its_data_is_not_measured_and_that_is_said(again, tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(again._calib_plan.PAIRS["usps-mnist"], "data_root", tmp_path / "none")
+    monkeypatch.setitem(again.calib_plan.PAIRS["usps-mnist"], "data_root", tmp_path / "none")
     monkeypatch.setattr(
-        sys, "argv", ["accuracy_again.py", "--out", str(tmp_path / "out.json"), "--only", "calib"]
+        sys, "argv", ["core.accuracy_again", "--out", str(tmp_path / "out.json"), "--only", "calib"]
     )
     again.main()
     record = json.loads((tmp_path / "out.json").read_text())
@@ -149,23 +149,33 @@ def test_a_run_without_its_data_is_not_measured_and_that_is_said(again, tmp_path
 @pytest.mark.parametrize("method", ["corsd", "fsd"])
 def test_the_rates_of_the_other_methods_are_read_from_their_runs(method, tmp_path: Path, monkeypatch) -> None:
     """One process is enough for that."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import weak_scaling
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.core import weak_scaling
 
     data = weak_scaling.random_images(tmp_path / "data.npz", weak_scaling.images(quick=True))
     _, rate = weak_scaling.TRAINERS[method]
     assert rate(tmp_path, data, True, processes=1) > 0
 
 
-def test_every_benchmark_is_run_by_a_test_and_listed() -> None:
-    """Run as a file or by its main(); a test that only reads a benchmark's constants does neither."""
+def test_every_benchmark_is_run_by_a_test_and_listed(bench) -> None:
+    """Run as a module or by its main(); a test that only reads a benchmark's constants does neither."""
     tests = "".join(file.read_text() for file in (ROOT / "tests").glob("test_benchmark*.py"))
-    listed = set(re.findall(r"`(\w+\.py)`", (BENCHMARKS / "README.md").read_text().partition("\n\n|")[2]))
-    scripts = {file.name for folder in (BENCHMARKS, BENCHMARKS / "core") for file in folder.glob("[!_]*.py")}
-    assert {
-        s for s in scripts if not re.search(rf'"(core/)?{s}"|\b{s.removesuffix(".py")}\.main\(', tests)
-    } == set()
-    assert scripts <= listed
+    listed = set(re.findall(r"`(\w+/\w+)\.py`", (BENCHMARKS / "README.md").read_text().partition("\n\n|")[2]))
+    takes_quick = {
+        f"{file.parent.name}.{file.stem}"
+        for file in BENCHMARKS.glob("*/*.py")
+        if re.search(r'options\(__doc__\)|"--quick", action', file.read_text())
+    }
+    # What all share, and what tools/gpu.sh runs on a card.
+    assert takes_quick - {"core.figures", "core.gpu"} == set(bench.SCRIPTS)
+    run_alone = {"fsd.prior": "fsd_prior.main(", "fsd.diversity": "fsd_diversity.main("}
+    run_alone = {"corsd.accuracy": '"benchmarks.corsd.accuracy"', **run_alone}
+    assert [s for s in bench.SCRIPTS if f'"{s}"' not in tests and run_alone.get(s, "-") not in tests] == []
+    assert {script.replace(".", "/") for script in bench.SCRIPTS} <= listed
+
+
+def test_no_file_of_a_benchmark_begins_with_an_underscore() -> None:
+    assert [file.name for file in BENCHMARKS.glob("*/_*.py")] == []
 
 
 @pytest.mark.slow
@@ -175,14 +185,17 @@ def test_every_benchmark_is_run_by_a_test_and_listed() -> None:
 )
 @pytest.mark.parametrize(
     ("script", "name"),
-    [("torchdistill_rkd.py", "our RKD over theirs"), ("torchdistill_accuracy.py", "CORSD in-batch over RKD")],
+    [
+        ("peers.torchdistill_rkd", "our RKD over theirs"),
+        ("peers.torchdistill_accuracy", "CORSD in-batch over RKD"),
+    ],
 )
 def test_torchdistill_is_measured(script: str, name: str, tmp_path: Path) -> None:
     record = run(script, tmp_path / "out.json")
     assert "error" not in record, record["error"]
     figures = {figure["name"]: figure for figure in record["figures"]}
     assert {"control", name} <= set(figures)
-    if script == "torchdistill_accuracy.py":
+    if script == "peers.torchdistill_accuracy":
         # Their plain loop on our batches is our training.
         assert figures["control"]["difference"]["median"] == pytest.approx(0, abs=1e-5)
 
@@ -198,7 +211,7 @@ def test_the_nets_of_both_sides_need_only_what_torchdistills_environment_has() -
     assert needed - sys.stdlib_module_names - {"shared_core"} <= set(pinned)
 
 
-@pytest.mark.parametrize("script", ["torchdistill_rkd.py", "torchdistill_accuracy.py"])
+@pytest.mark.parametrize("script", ["peers.torchdistill_rkd", "peers.torchdistill_accuracy"])
 def test_without_torchdistill_the_reason_is_recorded(script: str, tmp_path: Path) -> None:
     record = run(
         script, tmp_path / "out.json", "--environment", tmp_path / "new",
@@ -230,7 +243,7 @@ def module(file: Path):
 
 @pytest.fixture
 def figures():
-    return module(BENCHMARKS / "_figures.py")
+    return module(BENCHMARKS / "core/figures.py")
 
 
 def test_variants_take_turns_and_the_warm_up_is_dropped(figures) -> None:
@@ -300,21 +313,23 @@ def test_make_bench_compares_but_not_a_quick_run(bench, tmp_path: Path, monkeypa
     new = written(tmp_path / "new", f=(3.0, 3.0, 3.0))
     written(tmp_path / "benchmarks/results/job.json", f=(1.0, 1.0, 1.0))
     script = f"import shutil, sys\nshutil.copy({str(new)!r}, sys.argv[sys.argv.index('--out') + 1])"
-    (tmp_path / "benchmarks/job.py").write_text(script)
+    (tmp_path / "benchmarks/core").mkdir()
+    (tmp_path / "benchmarks/core/job.py").write_text(script)
+    monkeypatch.setattr(bench, "SCRIPTS", ("core.job",))
     monkeypatch.chdir(tmp_path)
     assert bench.main(["--quick"] * quick) == 0
     assert ("f: ratio 1 -> 3, quartiles lie apart" in capfd.readouterr().out) is not quick
 
 
 def test_the_readme_says_what_the_files_say(monkeypatch) -> None:
-    """Run `python benchmarks/_readme.py` after a new measurement."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import _readme
+    """Run `python benchmarks/readme.py` after a new measurement."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.core import readme
 
-    text = _readme.README.read_text(encoding="utf-8")
-    assert _readme.filled(text) == text
+    text = readme.README.read_text(encoding="utf-8")
+    assert readme.filled(text) == text
     with pytest.raises(ValueError, match="no place"):
-        _readme.filled("# Benchmarks\n")
+        readme.filled("# Benchmarks\n")
 
 
 def test_the_page_of_processes_says_what_was_measured() -> None:
@@ -328,19 +343,19 @@ def test_the_page_of_processes_says_what_was_measured() -> None:
 
 
 def test_the_page_of_fsd_says_what_its_files_say(monkeypatch) -> None:
-    """Run `python benchmarks/_fsd_page.py` after a new measurement."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import _fsd_page
+    """Run `python benchmarks/fsd_page.py` after a new measurement."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.fsd import speed_page as fsd_page
 
-    assert _fsd_page.PAGE.read_text(encoding="utf-8") == _fsd_page.page(_fsd_page.RESULTS)
+    assert fsd_page.PAGE.read_text(encoding="utf-8") == fsd_page.page(fsd_page.RESULTS)
 
 
 def test_a_row_of_the_page_of_fsd(figures, monkeypatch, capsys) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import _fsd_page
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.fsd import speed_page as fsd_page
 
     slow = figures.ratio("step", "new over old", "s", {"a": [3.0, 3.0], "b": [1.0, 1.0]}, "a", "b", goal=2.0)
-    row = _fsd_page.row(slow, {"step": [2.5, 3.25]})
+    row = fsd_page.row(slow, {"step": [2.5, 3.25]})
     assert row == "| step: new over old | 3 (3 to 3) [2.500, 3.250] | at most 2 | **missed** |"
     once = figures.difference("peak", "of it", "GB", {"a": [1.5], "b": [0.5]}, "a", "b")
-    assert _fsd_page.row(once, {}) == "| peak: of it | 1 GB |  |  |"
+    assert fsd_page.row(once, {}) == "| peak: of it | 1 GB |  |  |"

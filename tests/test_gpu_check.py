@@ -15,8 +15,8 @@ BENCHMARKS = ROOT / "benchmarks"
 @pytest.fixture
 def gpu(monkeypatch):
     """The Python part of tools/gpu.sh."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("_gpu", BENCHMARKS / "_gpu.py")
+    monkeypatch.syspath_prepend(str(ROOT))
+    spec = importlib.util.spec_from_file_location("_gpu", BENCHMARKS / "core/gpu.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -195,7 +195,7 @@ def test_ci_builds_the_site() -> None:
 def test_every_night_measures_every_peer() -> None:
     """Each by the test that skips where its environment is not there."""
     *_, make, measure = workflow("nightly.yml")["jobs"]["peers"]["steps"]
-    peers = {file.parent.name for file in ROOT.glob("benchmarks/*/requirements.txt")}
+    peers = {file.parent.name for file in ROOT.glob("benchmarks/peers/*/requirements.txt")}
     assert set(make["run"].partition(" in ")[2].partition(";")[0].split()) == peers
     tests = "".join((ROOT / word).read_text() for word in measure["run"].split() if word.startswith("tests/"))
     for name in measure["env"]["MEASURED"].split(" or "):

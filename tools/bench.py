@@ -1,4 +1,4 @@
-"""Run every script of benchmarks/ and check that each writes valid JSON to benchmarks/out/ (`make bench`).
+"""Run the scripts of benchmarks/ and check that each writes valid JSON to benchmarks/out/ (`make bench`).
 
     python tools/bench.py [--quick]
 
@@ -30,26 +30,40 @@ def compared(stored: dict, new: dict) -> list[str]:
     return lines + [f"{name}: stored, and not measured now" for name in before]
 
 
+# Those that take --out and --quick: modules of benchmarks/, in the order of a run.
+SCRIPTS = (
+    *(f"corsd.{name}" for name in ("step", "loader", "import_time", "accuracy")),
+    *(f"calib.{name}" for name in ("step", "latency", "to_90", "findings", "accuracy")),
+    *(f"fsd.{name}" for name in ("step", "forward", "import_time", "memory", "occupancy", "spot", "prior")),
+    *(f"fsd.{name}" for name in ("plain_diffusers", "draft", "diversity")),
+    *(f"core.{name}" for name in ("scale", "weak_scaling", "accuracy_again")),
+    *(f"peers.{name}" for name in ("torchdistill_rkd", "torchdistill_accuracy")),
+)
+
+
+def result_of(script: str) -> str:
+    """The name of its file: `corsd_step.json` for corsd.step, `scale.json` for core.scale."""
+    folder, name = script.split(".")
+    return f"{name}.json" if folder in ("core", "peers") else f"{folder}_{name}.json"
+
+
 def main(arguments: list[str]) -> int:
     """Run the scripts one after another, since a second one would disturb the timing; 1 if any failed."""
     folder = Path("benchmarks")
-    scripts = sorted([*folder.glob("[!_]*.py"), *folder.glob("core/[!_]*.py")])
-    if not scripts:
-        print("benchmarks/ holds no script yet")
     failed = []
-    for script in scripts:
-        out = folder / "out" / f"{script.stem}.json"
+    for script in SCRIPTS:
+        out = folder / "out" / result_of(script)
         out.parent.mkdir(exist_ok=True)
         out.unlink(missing_ok=True)
         print(f"== {script}", flush=True)
-        done = subprocess.run([sys.executable, script, "--out", out, *arguments])
+        done = subprocess.run([sys.executable, "-m", f"benchmarks.{script}", "--out", out, *arguments])
         try:
             new = json.loads(out.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             print(f"{script}: no valid JSON in {out}: {error}", file=sys.stderr)
-            failed.append(script.name)
+            failed.append(script)
         else:
-            failed += [script.name] * (done.returncode != 0)
+            failed += [script] * (done.returncode != 0)
             stored = folder / "results" / out.name
             if stored.exists() and "--quick" not in arguments:
                 lines = compared(json.loads(stored.read_text(encoding="utf-8")), new)

@@ -10,4 +10,4 @@ for package in shared-core corsd fsd calib; do
     PYTHONPATH="packages/$package/src${PYTHONPATH:+:$PYTHONPATH}"
 done
 export PYTHONPATH="$PYTHONPATH"
-exec "$python" benchmarks/_gpu.py --out "${OUT:-runs}/gpu.json" "$@"
+exec "$python" -m benchmarks.core.gpu --out "${OUT:-runs}/gpu.json" "$@"

@@ -1,8 +1,8 @@
 """Does a calibrator help?  Source and target accuracy of the method, its variants, controls and baselines.
 
-    python benchmarks/calib_accuracy.py run --jobs 2          # hours; resumable; --tier 2: the full schedule, too
-    python benchmarks/calib_accuracy.py                       # docs/results/calib.{md,json,png} from the runs
-    python benchmarks/calib_accuracy.py --quick --out FILE    # tiny runs on digits: does it work?
+    python -m benchmarks.calib.accuracy run --jobs 2          # hours; resumable; --tier 2: the full schedule, too
+    python -m benchmarks.calib.accuracy                       # docs/results/calib.{md,json,png} from the runs
+    python -m benchmarks.calib.accuracy --quick --out FILE    # tiny runs on digits: does it work?
 
 A run is one pair of domains, method and seed: a line of benchmarks/results/calib_accuracy.csv.  It trains in an
 ordinary run folder and goes on where it was interrupted; processes share the runs.  All methods of a pair and seed
@@ -24,14 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _calib_plan import CLASSIFIERS, PAIRS, ROWS, TRANSLATED, changed, configuration, planned
-from _table import RAN_ON, Table, key_of, put, ran_on, read
 from calib.config import AdaptConfig
 from shared_core.run.atomic import write_json
 from shared_core.run.environment import describe
 from shared_core.run.folder import RunFolderError
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.calib.plan import CLASSIFIERS, PAIRS, ROWS, TRANSLATED, changed, configuration, planned
+from benchmarks.core.table import RAN_ON, Table, key_of, put, ran_on, read
+
+ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "runs" / "bench" / "calib_accuracy"
 RESULTS = ROOT / "docs" / "results"
 
@@ -269,7 +270,7 @@ def table() -> list[dict[str, Any]]:
             if same:
                 rows.append(summary(pair, row, same))
     if rows:
-        from _calib_page import write_page
+        from benchmarks.calib.accuracy_page import write_page
 
         write_page(RESULTS, rows, by_class(found))
     return rows
@@ -305,5 +306,4 @@ def by_class(found: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
     sys.exit(main(sys.argv[1:]))

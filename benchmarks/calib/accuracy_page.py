@@ -1,4 +1,4 @@
-"""docs/results/calib.md with its figure and rows, from the finished runs of calib_accuracy.py.
+"""docs/results/calib.md with its figure and rows, from the finished runs of calib/accuracy.py.
 
 `write_page(folder, rows, by_class)` needs nothing but the runs' figures; what the speed benchmarks
 measured joins where it is there.
@@ -9,10 +9,12 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from _calib_findings import findings
-from _calib_plan import RACERS
-from _calib_text import HEAD, NOTES, SCALE, TRIED
-from _calib_verdicts import (
+from shared_core.run.atomic import write_json, write_text
+
+from benchmarks.calib.findings_page import findings
+from benchmarks.calib.plan import RACERS
+from benchmarks.calib.text import HEAD, NOTES, SCALE, TRIED
+from benchmarks.calib.verdicts import (
     CLAIMS,
     Row,
     against,
@@ -23,9 +25,8 @@ from _calib_verdicts import (
     verdicts,
     words,
 )
-from shared_core.run.atomic import write_json, write_text
 
-MEASURED = Path(__file__).parent / "results"
+MEASURED = Path(__file__).parents[1] / "results"
 
 
 def write_page(
@@ -71,7 +72,7 @@ def _not_run(rows: list[Row]) -> str:
         "**Not run**: the row `calibrator full schedule` (these presets in front of a classifier trained as long as "
         f"the paper's; core-hours a seed: {hours}), and so nothing on this page shows what the full schedule brings.  "
         "It runs in the background and goes on after an interruption:\n\n"
-        '    python benchmarks/calib_accuracy.py run --row "calibrator full schedule" --jobs 2\n'
+        '    python -m benchmarks.calib.accuracy run --row "calibrator full schedule" --jobs 2\n'
     )
 
 

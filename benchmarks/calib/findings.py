@@ -1,21 +1,21 @@
 """The paper's reading of the calibrator on USPS to MNIST: `calib analyse` of three runs, one a seed.
 
-    python benchmarks/calib_findings.py --out FILE [--quick]
+    python -m benchmarks.calib.findings --out FILE [--quick]
 
-The runs are those of calib_accuracy.py's row `calibrator`, trained here unless its folder holds them; an interrupted
+The runs are those of calib/accuracy.py's row `calibrator`, trained here unless its folder holds them; an interrupted
 one goes on.  Nothing is judged: the target's labels score a thousand test images, and choose nothing.
 """
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from _calib_plan import DATA, SEEDS
-from _figures import options, write
 from calib.analysis import analyse
-from calib_accuracy import RUNS, run_one, tiny_run
+
+from benchmarks.calib.accuracy import RUNS, run_one, tiny_run
+from benchmarks.calib.plan import DATA, SEEDS
+from benchmarks.core.figures import options, write
 
 PAIR, ROW, CPU = "usps-mnist", "calibrator", torch.device("cpu")
 
@@ -44,5 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
     main()

@@ -1,10 +1,10 @@
-"""The part of docs/results/calib.md about what calib_findings.py measured: a table, a figure and what they say."""
+"""The part of docs/results/calib.md about what calib/findings.py measured: a table, a figure and what they say."""
 
 import statistics
 from pathlib import Path
 from typing import Any
 
-from _calib_verdicts import mean_and_spread
+from benchmarks.calib.verdicts import mean_and_spread
 
 BOUNDS = (0.0, 0.1, 0.2, 0.5, 1.0)
 """Shares of the calibrator's epsilon whose scores are put into words; the figure has all."""

@@ -1,22 +1,23 @@
 """What a calibrator costs in front of a classifier: time of both over the classifier's alone, body by body.
 
-    python benchmarks/calib_latency.py --out FILE [--quick]
+    python -m benchmarks.calib.latency --out FILE [--quick]
 
 The paper's digits classifiers DTN and LeNet, batches of 128 images of 32 by 32 pixels, eval mode, without gradients,
 one CPU thread.  5.8 % of the parameters is not 5.8 % of the time.  The table in docs/results/calib.md joins the target
-accuracies of the bodies that calib_accuracy.py trained.
+accuracies of the bodies that calib/accuracy.py trained.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from _figures import interleaved, options, ratio, write
-from _step import clock_name, seconds
 from calib.attachment import attach
 from calib.calibrator import Calibrator
 from calib.nets import dtn, lenet
 from torch import nn
+
+from benchmarks.core.figures import interleaved, options, ratio, write
+from benchmarks.core.step_time import clock_name, seconds
 
 # Width and blocks; the constant has neither.
 BODIES: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""What calib_accuracy.py measures: pairs of domains and their settings, rows and what each changes, tiers, seeds.
+"""What calib/accuracy.py measures: pairs of domains and their settings, rows and what each changes, tiers, seeds.
 
 >>> configuration("usps-mnist", "calibrator views").loss.views
 1.0
@@ -9,7 +9,7 @@ from typing import Any
 
 from calib.config import PRESETS, AdaptConfig
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 
 SEEDS = (1, 2, 3)
 DIGITS: dict[str, Any] = {
@@ -135,7 +135,7 @@ CLASSIFIERS = {
     FULL_SCHEDULE: "classifier-full-schedule",
 }
 
-# Whom calib_to_90.py races.
+# Whom calib/to_90.py races.
 RACERS = (
     *("calibrator", "calibrator, constant rate"),
     *("calibrator views", "calibrator neighbours", "calibrator taught"),

@@ -1,6 +1,6 @@
 """What a step of calib's game costs against the order of the released code: the same gradients, less work.
 
-    python benchmarks/calib_step.py --out FILE [--quick]
+    python -m benchmarks.calib.step --out FILE [--quick]
 
 Both sides have the same nets (calibrator of width 4 and 9 blocks, the frozen DTN, both critics), 64 images of each
 domain, Adam, one CPU thread, no anomaly mode.  The released order calibrates once for each player, lets the
@@ -15,14 +15,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from _figures import interleaved, options, ratio, write
-from _step import clock_name, seconds
 from calib.calibrator import Calibrator
 from calib.critics import FeatureCritic, Patch, PixelCritic, draw_patch
 from calib.losses import calibrator_loss, critic_loss
 from calib.nets import dtn
 from calib.step import Batch, Critics, Game, Weights
 from torch import Tensor, nn
+
+from benchmarks.core.figures import interleaved, options, ratio, write
+from benchmarks.core.step_time import clock_name, seconds
 
 BATCH, WIDTH, BLOCKS, GOAL = 64, 4, 9, 0.6
 WEIGHTS = Weights()

@@ -1,6 +1,6 @@
 """Processor seconds until 90 % target accuracy on USPS to MNIST: the calibrator against DANN.
 
-    python benchmarks/calib_to_90.py --out FILE [--quick] [--budget SECONDS] [--seeds 1] [--methods NAME ...]
+    python -m benchmarks.calib.to_90 --out FILE [--quick] [--budget SECONDS] [--seeds 1] [--methods NAME ...]
         [--environments FOLDER]
 
 A measurement of speed and nothing else: the target's *test* labels stop the clock, which nobody who adapts has.  All
@@ -8,7 +8,7 @@ begin at the same classifier, trained on the source, whose own training is in no
 processor time of one thread while a method trains, with its set-up; scoring, every 50 steps on all test images, is
 left out.
 
-The calibrator runs with the settings of calib_accuracy.py's rows `calibrator`, `calibrator views`, `calibrator
+The calibrator runs with the settings of calib/accuracy.py's rows `calibrator`, `calibrator views`, `calibrator
 neighbours` and `calibrator taught`, which end with their schedule, and the first once more at a constant rate until the
 budget is used up; what is scored is its moving average.  Validation is left out, too, but for the zooms that a teacher
 weighs at that time: its training needs them.  DANN has the formula of calib.baselines, its schedule over as many steps
@@ -22,7 +22,6 @@ The JSON is written after each method, and the same call goes on where it was in
 import argparse
 import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -31,10 +30,6 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from _calib_plan import DATA, RACERS, configuration
-from _environment import failure, install
-from _figures import options, write
-from _race import race
 from calib import comparison, nets, run
 from calib.adaptation import ZOOM_IMAGES
 from calib.attachment import attach
@@ -52,13 +47,18 @@ from calib.source_classifier import bare, build_classifier
 from calib.step import Weights, default_critics
 from calib.survey import Survey, draw
 from calib.views import Teacher, Views
-from calib_accuracy import source_classifier
 from shared_core.run.processes import join
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset, TensorDataset
 
-FOLDER = Path(__file__).parent
+from benchmarks.calib.accuracy import source_classifier
+from benchmarks.calib.plan import DATA, RACERS, configuration
+from benchmarks.core.figures import options, write
+from benchmarks.peers.environment import failure, install
+from benchmarks.peers.race import race
+
+FOLDER = Path(__file__).parents[1] / "peers"
 PEERS = {"pytorch-adapt": "pytorch_adapt", "skada": "skada"}
 """Other projects with a DANN, and the folder of each with its requirements, its dann.py and its environment."""
 GOAL, BUDGET, EVERY = 90.0, 600.0, 50
@@ -316,5 +316,4 @@ def theirs(
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
     main()

@@ -1,8 +1,8 @@
 """One stored run of each accuracy benchmark, made anew in a scratch folder: does today's code come to the same?
 
-    python benchmarks/accuracy_again.py --out FILE [--quick] [--only corsd calib fsd]
+    python -m benchmarks.core.accuracy_again --out FILE [--quick] [--only corsd calib fsd]
 
-`make bench` has corsd_accuracy.py, calib_accuracy.py and fsd_diversity.py write their pages from stored runs, which
+`make bench` has corsd/accuracy.py, calib/accuracy.py and fsd/diversity.py write their pages from stored runs, which
 took hours; here one run of each is measured.  A figure is how far it lies from the stored one, in points, and its goal
 is TOLERANCE.  Where processor and torch are those of the run it is often 0; elsewhere sums are rounded in another way,
 which a training makes larger, so that about the spread over seeds is allowed.
@@ -13,18 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import _calib_plan
-import _diversity_cells
-import _diversity_plan
-import calib_accuracy
-import corsd_accuracy
-from _figures import figure, options, write
-from _table import key_of, read
+from benchmarks.calib import accuracy as calib_accuracy
+from benchmarks.calib import plan as calib_plan
+from benchmarks.core.figures import figure, options, write
+from benchmarks.core.table import key_of, read
+from benchmarks.corsd import accuracy as corsd_accuracy
+from benchmarks.fsd import cells as diversity_cells
+from benchmarks.fsd import plan as diversity_plan
 
 STORED = {
     "corsd": (corsd_accuracy.RUNS_DONE, ("final", "digits", "CORSD (in-batch)", 10)),
     "calib": (calib_accuracy.RUNS_DONE, ("usps-mnist", "calibrator", 1)),
-    "fsd": (_diversity_cells.TABLE, ("main", "multi-view", "fsd-beta0.5", "a mushroom")),
+    "fsd": (diversity_cells.TABLE, ("main", "multi-view", "fsd-beta0.5", "a mushroom")),
 }
 TOLERANCE = {
     "corsd": {"accuracy": 2.0},
@@ -88,7 +88,7 @@ def corsd(scratch: Path, quick: bool) -> dict[str, Any]:
 
 def calib(scratch: Path, quick: bool) -> dict[str, Any]:
     """The calibrator of 500 steps on USPS to MNIST, its classifier first: minutes."""
-    settings = _calib_plan.PAIRS["usps-mnist"]
+    settings = calib_plan.PAIRS["usps-mnist"]
     if not settings["data_root"].is_dir():
         raise Missing(f"USPS and MNIST have to be in {settings['data_root']}")
     if quick:
@@ -101,13 +101,13 @@ def fsd(scratch: Path, quick: bool) -> dict[str, Any]:
     """Four mushrooms by FSD with beta 0.5 on the multi-view prior: a minute."""
     (cell,) = [
         cell
-        for cell in _diversity_plan.main_cells(1, _diversity_plan.read_settings(), ["multi-view"])
+        for cell in diversity_plan.main_cells(1, diversity_plan.read_settings(), ["multi-view"])
         if (cell.method, cell.prompt) == ("fsd-beta0.5", "a mushroom")
     ]
     if quick:
         cell = cell._replace(seeds=(0, 1), settings={**cell.settings, "steps": 2, "checkpoint_every": 2})
-    prior = _diversity_cells.open_embedded(cell, None)
-    record, _ = _diversity_cells.make(cell, prior, _diversity_cells.weights_hash(cell.prior), scratch)
+    prior = diversity_cells.open_embedded(cell, None)
+    record, _ = diversity_cells.make(cell, prior, diversity_cells.weights_hash(cell.prior), scratch)
     return record
 
 

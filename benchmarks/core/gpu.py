@@ -1,6 +1,6 @@
 """Does the GPU path work, and what does it cost?  Five checks in ten minutes, one JSON (called by tools/gpu.sh).
 
-    python benchmarks/_gpu.py --out FILE [--quick]
+    python -m benchmarks.core.gpu --out FILE [--quick]
 
 | check | what it tells |
 |---|---|
@@ -27,11 +27,12 @@ from statistics import median
 from typing import Any
 
 import torch
-from _figures import interleaved, options
 from shared_core.run.atomic import write_json
 from shared_core.run.environment import describe
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.core.figures import interleaved, options
+
+ROOT = Path(__file__).parents[2]
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
 NO_CARD = "needs a CUDA device; torch sees none"
@@ -62,7 +63,9 @@ def main() -> int:
 
 def apart(name: str, limit: float, quick: bool) -> dict[str, Any]:
     """The result of one check in a process that may take `limit` seconds."""
-    command = [sys.executable, __file__, "--out", "unused", "--check", name] + ["--quick"] * quick
+    command = [sys.executable, "-m", "benchmarks.core.gpu", "--out", "unused", "--check", name] + [
+        "--quick"
+    ] * quick
     begun = time.perf_counter()
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
@@ -250,8 +253,9 @@ def _bf16() -> AbstractContextManager[Any]:
 
 
 def _corsd_step(method: str, quick: bool, compiled: bool) -> Callable[[], None]:
-    from _step import BATCH, CLASSES, METHODS, WIDTH, random_batch
     from corsd.nets import small_resnet
+
+    from benchmarks.core.step_time import BATCH, CLASSES, METHODS, WIDTH, random_batch
 
     torch.manual_seed(0)
     net = small_resnet([2, 2, 2, 2], 16 if quick else WIDTH, CLASSES)
@@ -273,7 +277,7 @@ def _corsd_step(method: str, quick: bool, compiled: bool) -> Callable[[], None]:
 
 
 def _calib_step(quick: bool, game: bool) -> Callable[[], Any]:
-    from calib_step import Players, game_step, images, players
+    from benchmarks.calib.step import Players, game_step, images, players
 
     batch = 4 if quick else 256
     nets: Any = [net.to(DEVICE) for net in players(1 if quick else 9)]

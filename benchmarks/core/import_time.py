@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _figures import difference, interleaved, ratio
+from benchmarks.core.figures import difference, interleaved, ratio
 
 
 def measure(package: str, name: str, quick: bool) -> list[dict[str, Any]]:

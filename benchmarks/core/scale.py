@@ -5,7 +5,7 @@
 - *Classes*, 10 to 20,000: a training step of every method of corsd on ResNet-10 of width 16, 96 images of 16 x 16,
   against the plain step (cross-entropy) of the same network with as many classes.  On so small a network the class
   heads of the stages are most of the work, so the goal is judged on ResNet-18 of width 64 and 32 x 32 pixels, the
-  network of `corsd_step.py`: corsd over plain at 8,000 classes, over the same at 100.
+  network of `corsd/step.py`: corsd over plain at 8,000 classes, over the same at 100.
 - *Images*, 1,000 to 1.28 million of 1,000 classes, synthetic: seconds and memory of one epoch's plan of each kind.
 - *Images of a domain*, 1,000 to 100,000: seconds and memory of 20 steps of `calib.adapt`, against 1,000 images.
 - *Image size*, 16 to 64 pixels: the training steps again, against the plain step of that size.
@@ -23,19 +23,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # what all benchmarks share lies one folder up
-
-from _figures import difference, interleaved, options, ratio, write
-from _step import clock_name, seconds
 from corsd.balanced import balanced_plan
 from corsd.baselines import PSKD, CrossEntropy, ExitMethod
 from corsd.distiller import Distiller
 from corsd.nets import small_resnet
 from corsd.pairs import class_pair_plan, last_batch_plan, triplet_plan
 from shared_core.data.sampling import shuffled_plan
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from benchmarks.core.figures import difference, interleaved, options, ratio, write
+from benchmarks.core.step_time import clock_name, seconds
 
 STAGES = ["layer1", "layer2", "layer3", "layer4"]
 BATCH, TABLE = 96, 5_000
@@ -146,7 +144,7 @@ def by_domain(counts: tuple[int, ...], quick: bool) -> list[dict[str, Any]]:
 
 def alone(*what: Any) -> dict[str, float]:
     """What ALONE measures, in a process of its own, since a peak cannot be taken back."""
-    command = [sys.executable, __file__, "--out", "unused", "--alone", json.dumps(what)]
+    command = [sys.executable, "-m", "benchmarks.core.scale", "--out", "unused", "--alone", json.dumps(what)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{what}: {done.stderr}")
@@ -248,7 +246,7 @@ def _over_plain(
 
 def _watch_peak() -> Callable[[], float]:
     """A function that gives the MiB by which the peak of this process rose since."""
-    from corsd_step import resident_bytes
+    from benchmarks.corsd.step import resident_bytes
 
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = resident_bytes("VmRSS")

@@ -1,6 +1,6 @@
 """How many more images per second two processes train with than one, each with a batch of its own.
 
-    python benchmarks/weak_scaling.py --out FILE [--quick]
+    python -m benchmarks.core.weak_scaling --out FILE [--quick]
 
 Each method's own command on a CPU with one thread a process: alone, and under torchrun on two processes with twice the
 batch (corsd and calib, which exchange gradients) or twice the seeds (fsd, whose objects share nothing: what the machine
@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _figures import interleaved, options, ratio, write
 from calib.config import AdaptConfig
 from corsd.config import TrainConfig
 from fsd.config import GenerateConfig
 from shared_core.run.config import Config
 from shared_core.run.metrics import read
+
+from benchmarks.core.figures import interleaved, options, ratio, write
 
 BIN = Path(sys.executable).parent
 GOAL = 1.5

@@ -1,9 +1,9 @@
 """Does CORSD help?  Accuracy of the method and of the controls that might win, on equal numbers of images.
 
-    python benchmarks/corsd_accuracy.py tune --jobs 2         # choose on images held out of the training set
-    python benchmarks/corsd_accuracy.py final --jobs 2        # fresh seeds, the test set once; hours; resumable
-    python benchmarks/corsd_accuracy.py                       # docs/results/corsd.{md,json,png} from the runs
-    python benchmarks/corsd_accuracy.py --quick --out FILE    # two tiny runs: does it work?
+    python -m benchmarks.corsd.accuracy tune --jobs 2         # choose on images held out of the training set
+    python -m benchmarks.corsd.accuracy final --jobs 2        # fresh seeds, the test set once; hours; resumable
+    python -m benchmarks.corsd.accuracy                       # docs/results/corsd.{md,json,png} from the runs
+    python -m benchmarks.corsd.accuracy --quick --out FILE    # two tiny runs: does it work?
 
 Protocol: `tune` gives every tuned row the same number of trials on a validation split; what it chose stands in
 CHOSEN, fixed in a commit; `final` trains with seeds that tuning never used and reads the test set once, after
@@ -22,13 +22,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from _table import RAN_ON, Table, key_of, put, ran_on, read
 from corsd.config import LossWeights, TrainConfig
 from shared_core.run.atomic import read_json, write_json
 from shared_core.run.environment import describe
 from shared_core.run.folder import RunFolderError
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.core.table import RAN_ON, Table, key_of, put, ran_on, read
+
+ROOT = Path(__file__).parents[2]
 MEASURED = (
     *("accuracy", "train_accuracy", "images_seen", "core_seconds", "seconds"),
     *("noise", "calibration_error", "validation_best"),
@@ -42,7 +43,7 @@ RUNS_DONE = Table(
 )
 RUNS = ROOT / "runs" / "bench" / "corsd_accuracy"
 RESULTS = ROOT / "docs" / "results"
-# What torchdistill_accuracy.py wrote; it stands on the page too.
+# What peers/torchdistill_accuracy.py wrote; it stands on the page too.
 PEER = ROOT / "benchmarks" / "results" / "torchdistill_accuracy.json"
 CIFAR = ROOT.parent / "shared" / "data" / "cifar100.npz"
 
@@ -265,7 +266,7 @@ def table() -> list[dict[str, Any]]:
             if seeds:
                 rows.append(summary(setting, row, seeds, by_row[row], baseline))
     if rows:
-        from _accuracy_page import write_page
+        from benchmarks.corsd.accuracy_page import write_page
 
         peer = read_json(PEER) if PEER.exists() else None
         trials = [run for run in done if run["stage"] == "tune"]
@@ -292,5 +293,4 @@ def summary(setting: str, row: str, seeds: list[int], own: dict, baseline: dict)
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
     sys.exit(main(sys.argv[1:]))

@@ -73,7 +73,7 @@ class Paused(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=SHARED)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--minutes", type=float, default=12, help="of this call")
@@ -167,7 +167,7 @@ def begun(name: str, seed: int, settings: dict[str, Any], train: Images, classes
     torch.manual_seed(seed)
     device, recipe = train.x.device, RECIPES[name]
     net = small_resnet([2, 2, 2, 2], settings["width"], classes)
-    method = recipe.build(net, classes, seed).to(device, memory_format=torch.channels_last)
+    method = recipe.build(net, classes, seed).to(device).to(memory_format=torch.channels_last)
     if settings["compiled"]:
         net.compile()
     optimizer = torch.optim.SGD(

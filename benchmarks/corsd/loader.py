@@ -1,6 +1,6 @@
 """How much faster the loader alone is than the training step that it feeds.
 
-    python benchmarks/corsd_loader.py --out FILE [--quick]
+    python -m benchmarks.corsd.loader --out FILE [--quick]
 
 Two workers read epochs of CIFAR-100 (of random bytes of that shape where ../shared/data is absent) with shift
 and mirror augmentation; a round is one epoch, its start included, and then one plain step on all CPU threads
@@ -11,15 +11,16 @@ import time
 from pathlib import Path
 
 import torch
-from _figures import interleaved, options, ratio, write
-from _step import BATCH, WIDTH, training_step
 from shared_core.data.arrays import ArrayImages
 from shared_core.data.augment import crop_flip
 from shared_core.data.loader import KeyedDataset, make_loader
 from shared_core.data.open import open_dataset
 from shared_core.data.sampling import Batches, shuffled_plan
 
-CIFAR100 = Path(__file__).parents[2] / "shared/data/cifar100.npz"
+from benchmarks.core.figures import interleaved, options, ratio, write
+from benchmarks.core.step_time import BATCH, WIDTH, training_step
+
+CIFAR100 = Path(__file__).parents[3] / "shared/data/cifar100.npz"
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """What a CORSD training step costs over the plain step, in time and in peak memory.
 
-    python benchmarks/corsd_step.py --out FILE [--quick] [--threads N]
+    python -m benchmarks.corsd.step --out FILE [--quick] [--threads N]
 
 ResNet-18 of width 64, 32 x 32 images, batch 96, whole steps (forward, backward, SGD) of the default
 configuration.  In-batch CORSD compares 32 same-class and 32 other-class pairs at all four stages; triplets
@@ -16,8 +16,9 @@ import sys
 from pathlib import Path
 
 import torch
-from _figures import interleaved, options, ratio, write
-from _step import BATCH, METHODS, WIDTH, clock_name, seconds, training_step
+
+from benchmarks.core.figures import interleaved, options, ratio, write
+from benchmarks.core.step_time import BATCH, METHODS, WIDTH, clock_name, seconds, training_step
 
 NAMES = {
     "in_batch": "CORSD with in-batch pairs",
@@ -41,7 +42,15 @@ def main() -> None:
         return
 
     # memory first: a process apart for each method and round, since a peak cannot be taken back
-    command = [sys.executable, __file__, "--out", given.out, "--threads", str(given.threads)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.corsd.step",
+        "--out",
+        given.out,
+        "--threads",
+        str(given.threads),
+    ]
     command += ["--quick"] * given.quick
 
     def peak(method: str) -> float:

@@ -19,6 +19,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -137,9 +138,13 @@ def means(setting: str) -> list[tuple[float, float, int, str]]:
     """Accuracy, train accuracy and number of seeds of each trial."""
     lines = [line for line in known() if line["setting"] == setting]
     groups = {line["trial"]: [one for one in lines if one["trial"] == line["trial"]] for line in lines}
-    keys = ("accuracy", "train_accuracy")
     return [
-        (*(sum(g[key] for g in group) / len(group) for key in keys), len(group), name)
+        (
+            fmean(run["accuracy"] for run in group),
+            fmean(run["train_accuracy"] for run in group),
+            len(group),
+            name,
+        )
         for name, group in groups.items()
     ]
 

@@ -1,4 +1,4 @@
-"""Making the cells of fsd_diversity.py: objects and a picture of them in runs/, a line each in results/.
+"""Making the cells of fsd/diversity.py: objects and a picture of them in runs/, a line each in results/.
 
 Any number of processes share the cells, by a lock on each.  An object that was interrupted goes on at its checkpoint;
 its folder is named by its settings and the prior's weights, so that nothing of other ones is ever taken over.
@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _diversity_plan import WORK, Cell, configuration
-from _table import RAN_ON, Record, Table, key_of, put, ran_on, read
 from shared_core.run.atomic import write_bytes
 from shared_core.run.folder import RunFolderError
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.core.table import RAN_ON, Record, Table, key_of, put, ran_on, read
+from benchmarks.fsd.plan import WORK, Cell, configuration
+
+ROOT = Path(__file__).parents[2]
 KEY = ("stage", "prior", "method", "prompt")
 # Accuracies and consistencies stand in percent in the file; read, they are shares as `fsd evaluate` gives them.
 PERCENT = ("prompt_accuracy", "view_consistency", "view_accuracy", "kind_consistency", "colour_consistency")

@@ -1,19 +1,19 @@
 """Are the objects of several seeds more different with FSD than with SDS, and as good?  On the embedded priors.
 
-    python benchmarks/fsd_diversity.py tune --jobs 2          # learning rates, on two prompts held out; once
-    python benchmarks/fsd_diversity.py run --jobs 2           # tier 1: hours; resumable, several terminals may help
-    python benchmarks/fsd_diversity.py run --tier 2           # more methods, 16 prompts (3: 24, 4: 32); --ablations
-    python benchmarks/fsd_diversity.py run --estimate         # what is left to do, in core-hours
-    python benchmarks/fsd_diversity.py                        # docs/results/fsd.{md,json} and figures from the cells
-    python benchmarks/fsd_diversity.py --quick --out FILE     # tiny cells of a tiny prior: does it run?
+    python -m benchmarks.fsd.diversity tune --jobs 2          # learning rates, on two prompts held out; once
+    python -m benchmarks.fsd.diversity run --jobs 2           # tier 1: hours; resumable, several terminals may help
+    python -m benchmarks.fsd.diversity run --tier 2           # more methods, 16 prompts (3: 24, 4: 32); --ablations
+    python -m benchmarks.fsd.diversity run --estimate         # what is left to do, in core-hours
+    python -m benchmarks.fsd.diversity                        # docs/results/fsd.{md,json} and figures from the cells
+    python -m benchmarks.fsd.diversity --quick --out FILE     # tiny cells of a tiny prior: does it run?
 
 A cell is one prior, method and prompt with four seeds: a line of benchmarks/results/fsd_diversity.csv.  Its objects
 and a picture of them are made in runs/, and it goes on where it was interrupted; processes share the cells.  Cells of
 other weights or settings than the present ones are not mixed in: `run` makes them anew, and the page says that it
 ignored them.
 
-`tune` takes each method's learning rate times steps by the rule in _diversity_plan.py and writes it to
-fsd_diversity_settings.json, which is committed before `run`.  All methods get the same number of passes of the prior.
+`tune` takes each method's learning rate times steps by the rule in fsd/plan.py and writes it to
+fsd/diversity_settings.json, which is committed before `run`.  All methods get the same number of passes of the prior.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import _diversity_cells as cells
-import _diversity_plan as plan
 import yaml
 from shared_core.run.atomic import write_json
 from shared_core.run.environment import describe
+
+from benchmarks.fsd import cells, plan
 
 RESULTS = cells.ROOT / "docs" / "results"
 
@@ -186,7 +186,7 @@ def candidate(product: float, records: Sequence[dict[str, Any]]) -> dict[str, An
 
 def page(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of all finished cells; writes the page when there are any."""
-    from _diversity_page import load, rows, write_page
+    from benchmarks.fsd.diversity_page import load, rows, write_page
 
     found = load(cells.TABLE._replace(path=options.table), options.settings, options.weights)
     for line in found.ignored:
@@ -200,9 +200,10 @@ def page(options: argparse.Namespace) -> list[dict[str, Any]]:
 def quick(folder: Path) -> list[dict[str, Any]]:
     """Two methods, one prompt, two seeds, a few steps, with a network that has learned nothing."""
     import torch
-    from _diversity_page import Found, rows
     from fsd.priors.pixel_pipeline import build_pipeline, write_pipeline
     from fsd.world.captions import vocabulary
+
+    from benchmarks.fsd.diversity_page import Found, rows
 
     torch.manual_seed(0)
     pipeline = build_pipeline(vocabulary(), multi_view=True, channels=(8, 16), text_width=8)

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import _diversity_plan as plan
-from _diversity_verdicts import Record, of
 from shared_core.run.atomic import write_bytes
+
+from benchmarks.fsd import plan
+from benchmarks.fsd.verdicts import Record, of
 
 QUALITY = {"prompt_accuracy": "prompt accuracy, %", "view_consistency": "view consistency, %"}
 # A colour and a marker for each method: FSD's settings are warm or violet, CFD is green.
@@ -48,7 +49,7 @@ def trade_off(path: Path, records: Sequence[Record]) -> None:
             for method, found in methods.items():
                 points = [
                     (found[prompt]["cross_fid"], 100 * found[prompt][name])
-                    for prompt in shared
+                    for prompt in sorted(shared)
                     if None not in (found[prompt]["cross_fid"], found[prompt][name])
                 ]
                 known = max(known, len(points))

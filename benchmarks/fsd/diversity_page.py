@@ -1,4 +1,4 @@
-"""docs/results/fsd.md with its figures and rows, from the finished cells of fsd_diversity.py.
+"""docs/results/fsd.md with its figures and rows, from the finished cells of fsd/diversity.py.
 
 `write_page(folder, found)` needs nothing but the records; the sheets of objects take new pictures from runs/.
 """
@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import _diversity_cells as cells
-import _diversity_plan as plan
-import _diversity_text as fixed
-from _diversity_gaps import not_measured, provenance
-from _diversity_short import consistency, in_short, split, split_rows
-from _diversity_verdicts import GOALS, Record, against_sds, of, verdicts
-from _table import Table
 from shared_core.run.atomic import write_json, write_text
+
+from benchmarks.core.table import Table
+from benchmarks.fsd import cells, plan
+from benchmarks.fsd import text as fixed
+from benchmarks.fsd.gaps import not_measured, provenance
+from benchmarks.fsd.in_short import consistency, in_short, split, split_rows
+from benchmarks.fsd.verdicts import GOALS, Record, against_sds, of, verdicts
 
 # Name in the tables: key of a record, factor, digits.
 COLUMNS = {
@@ -94,7 +94,7 @@ def rows(found: Found) -> list[dict[str, Any]]:
 
 def write_page(folder: Path, found: Found) -> None:
     """Write fsd.json, fsd.md and the figures into `folder`."""
-    from _diversity_figures import ablations, montage, trade_off
+    from benchmarks.fsd.diversity_figures import ablations, montage, trade_off
 
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "fsd.json", {"rows": rows(found)})
@@ -204,7 +204,7 @@ def _tuning(chosen: dict[str, Any]) -> str:
     seeds, prompts = chosen["held_out_seeds"], chosen["held_out_prompts"]
     lines += [
         "Every method's learning rate times steps was tuned on two prompts that are not among those below, SDS's too, "
-        "and then fixed in `benchmarks/fsd_diversity_settings.json`.\n",
+        "and then fixed in `benchmarks/fsd/diversity_settings.json`.\n",
         f"{chosen['rule']}\n",
         f"Held out: {' and '.join(map(repr, prompts))}, seeds {', '.join(map(str, seeds))}.  A cell shows cross-seed "
         "FID / prompt accuracy / view consistency; the chosen one is bold.\n",

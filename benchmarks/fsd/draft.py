@@ -1,8 +1,8 @@
 """The `draft` preset of fsd: seconds of a core an object, and whether it is what was asked for.
 
-    python benchmarks/fsd_draft.py --out FILE [--quick]
+    python -m benchmarks.fsd.draft --out FILE [--quick]
 
-The eight prompts of fsd_diversity.py's first tier, four seeds each, with the preset as it comes (mesh and turntable
+The eight prompts of fsd/diversity.py's first tier, four seeds each, with the preset as it comes (mesh and turntable
 too), on one thread: some eight minutes.  A prompt is a line of results/fsd_diversity.csv, stage `draft`, and a run
 that was interrupted goes on.  Prompt accuracy is known for all but "an object", which asks for
 nothing.
@@ -12,10 +12,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import _diversity_cells as cells
-import _diversity_plan as plan
-from _figures import difference, options, write
 from fsd.config import draft
+
+from benchmarks.core.figures import difference, options, write
+from benchmarks.fsd import cells, plan
 
 SECONDS, ACCURACY = 100.0, 80.0
 

@@ -1,6 +1,6 @@
 """The embedded prior's forward pass: plain eager against torch.compile, channels-last and bf16, and what each changes.
 
-    python benchmarks/fsd_forward.py --out FILE [--quick]
+    python -m benchmarks.fsd.forward --out FILE [--quick]
 
 The batch is that of a step with four views and guidance, 8 pictures of 32 x 32, on one CPU thread.  A variant is right
 where its v stays within 1e-3 of eager's (root mean square, over the root mean square of v itself), at five levels of
@@ -16,11 +16,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from _figures import interleaved, options, ratio, write
-from _step import clock_name, seconds
 from fsd.cameras import turntable
 from fsd.priors.embedded import EmbeddedPrior
 from torch import Tensor
+
+from benchmarks.core.figures import interleaved, options, ratio, write
+from benchmarks.core.step_time import clock_name, seconds
 
 PASSES, RIGHT = 10, 1e-3
 LEVELS = (20, 250, 500, 750, 980)

@@ -4,9 +4,9 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-import _diversity_plan as plan
+from benchmarks.fsd import plan
 
-SCRIPT = "python benchmarks/fsd_diversity.py"
+SCRIPT = "python -m benchmarks.fsd.diversity"
 
 
 def not_measured(missing: Sequence[plan.Cell], chosen: dict[str, Any]) -> str:
@@ -15,7 +15,7 @@ def not_measured(missing: Sequence[plan.Cell], chosen: dict[str, Any]) -> str:
     main = [cell for cell in missing if cell.group == "main"]
     lines = [
         f"**Not measured**: {len(main)} of the plan's {whole} cells (priors x methods x prompts).  The "
-        "prompts come in four tiers of 8 (`PROMPTS` in `benchmarks/_diversity_plan.py`).\n"
+        "prompts come in four tiers of 8 (`PROMPTS` in `benchmarks/fsd/plan.py`).\n"
     ]
     commands = []
     for prior in plan.PRIORS:

@@ -1,14 +1,14 @@
 """How long ``import fsd`` and ``fsd --help`` take, beside ``import torch``, and that they read no diffusion library.
 
-    python benchmarks/fsd_import.py --out FILE [--quick]
+    python -m benchmarks.fsd.import_time --out FILE [--quick]
 
 ``import fsd`` reads its modules when a name is first used, so it is measured both as it is and with the name that
 everyone uses, ``fsd.FlowScoreDistillation``.  ``heavy_modules`` in the JSON lists which of diffusers and transformers
 were read by then, and after all public names were: it ends with an error if there is one.
 """
 
-from _figures import options, write
-from _import import imported, measure
+from benchmarks.core.figures import options, write
+from benchmarks.core.import_time import imported, measure
 
 HEAVY = ("diffusers", "transformers")
 CODE = {

@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from _diversity_verdicts import (
+from fsd.world.captions import understand
+
+from benchmarks.fsd.verdicts import (
     FLOW,
     FURTHER,
     GOALS,
@@ -18,7 +20,6 @@ from _diversity_verdicts import (
     of,
     settings_judged,
 )
-from fsd.world.captions import understand
 
 # What `fsd generate` takes by default.
 DEFAULT = "fsd-beta0.5"

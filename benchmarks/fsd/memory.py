@@ -1,6 +1,6 @@
 """Peak memory of a 256 x 256 render with gradients in fsd, on a CPU.
 
-    python benchmarks/fsd_memory.py --out FILE [--quick]
+    python -m benchmarks.fsd.memory --out FILE [--quick]
 
 Each case is a new process, which renders one view of 64 samples a ray and runs the backward pass, and says its
 largest resident size; a process that only builds the scene is the base.  "one chunk" keeps everything for the
@@ -10,12 +10,12 @@ backward pass; the default computes chunks of 2^19 samples again.
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
-from _figures import difference, options, write
 from fsd.cameras import turntable
 from fsd.scene import grid_scene, hash_scene
+
+from benchmarks.core.figures import difference, options, write
 
 SAMPLES, GOAL = 64, 6.0
 SCENES = {"grid": grid_scene, "hash": hash_scene}
@@ -58,7 +58,17 @@ def main() -> None:
 
 def measured(scene: str, size: int, chunk: int) -> float:
     """Peak resident size in GB of a new process."""
-    command = [sys.executable, Path(__file__), "--out", "-", "--case", scene, str(size), str(chunk)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.fsd.memory",
+        "--out",
+        "-",
+        "--case",
+        scene,
+        str(size),
+        str(chunk),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout)
 

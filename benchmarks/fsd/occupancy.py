@@ -1,6 +1,6 @@
 """What fsd's occupancy grid spares on a CPU: the field is asked about occupied cells alone, for the same picture.
 
-    python benchmarks/fsd_occupancy.py --out FILE [--quick]
+    python -m benchmarks.fsd.occupancy --out FILE [--quick]
 
 A grid scene is fitted to pictures of a procedural object (a ball with a nose and an ear) and then rendered, and
 rendered with its backward pass, with every sample and with the occupancy grid of 32^3 cells; one CPU thread, the two
@@ -11,11 +11,12 @@ import time
 from typing import Any
 
 import torch
-from _figures import difference, interleaved, options, ratio, write
 from fsd.cameras import Cameras, orbit, turntable
 from fsd.occupancy import OccupancyGrid
 from fsd.scene import Scene, grid_scene
 from torch import Tensor, nn
+
+from benchmarks.core.figures import difference, interleaved, options, ratio, write
 
 SAMPLES, RESOLUTION, CELLS = 64, 48, 32
 

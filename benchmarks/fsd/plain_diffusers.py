@@ -1,10 +1,10 @@
 """Plain diffusers beside fsd on the same weights: its pictures of a prompt, and FSD's and SDS's objects of it.
 
-    python benchmarks/fsd_diffusers.py --out FILE [--quick]
+    python -m benchmarks.fsd.plain_diffusers --out FILE [--quick]
 
 The camera-free prior that comes with fsd is an ordinary pipeline folder.  diffusers' own StableDiffusionPipeline and
 DDIMScheduler draw pictures from it, without a line of fsd; `fsd.sampling.ddim` draws them from the same noise through
-the adapter that 3D uses: the same pictures, and what the adapter costs.  Then, for each prompt of fsd_diversity.py with
+the adapter that 3D uses: the same pictures, and what the adapter costs.  Then, for each prompt of fsd/diversity.py with
 finished cells of FSD (beta 1) and of SDS on this prior, diffusers draws as many pictures as FSD's passes of the prior
 pay for, and one judge names all: what it costs in accuracy and in variety to turn pictures into objects.  diffusers is
 fsd's own dependency, at the version in uv.lock, so no environment of its own is made.
@@ -16,10 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _diversity_cells import records, weights_hash
-from _diversity_plan import METHODS, work
-from _figures import difference, interleaved, options, ratio, write
-from _step import clock_name, seconds
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from fsd.attributes import prompt_accuracy
@@ -29,6 +25,11 @@ from fsd.priors.diffusers import DiffusersPrior
 from fsd.priors.embedded import WEIGHTS
 from fsd.sampling import ddim
 from torch import Tensor
+
+from benchmarks.core.figures import difference, interleaved, options, ratio, write
+from benchmarks.core.step_time import clock_name, seconds
+from benchmarks.fsd.cells import records, weights_hash
+from benchmarks.fsd.plan import METHODS, work
 
 PRIOR, SCALE, STEPS, BATCH = "camera-free", 4.0, 20, 16
 COMPARED = ("sds", "fsd-beta1")

@@ -1,6 +1,6 @@
-"""What fsd_diversity.py measures: priors, methods, prompts and ablations, as cells with complete settings.
+"""What fsd/diversity.py measures: priors, methods, prompts and ablations, as cells with complete settings.
 
-A cell is one prior, method and prompt with all its seeds.  fsd_diversity_settings.json, which `tune` writes, holds each
+A cell is one prior, method and prompt with all its seeds.  diversity_settings.json, which `tune` writes, holds each
 method's learning rate times steps, about the distance that Adam travels, and settings common to a prior's methods.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from fsd.config import GenerateConfig
 
-SETTINGS = Path(__file__).with_name("fsd_diversity_settings.json")
+SETTINGS = Path(__file__).with_name("diversity_settings.json")
 # Name in the tables: name in a configuration.
 PRIORS = {"multi-view": "embedded", "camera-free": "embedded-camera-free"}
 SEEDS = (0, 1, 2, 3)
@@ -92,7 +92,7 @@ BASE: dict[str, Any] = {
     "batch_size": 4,
     "size": 32,
     "guidance_scale": 4.0,
-    # Two thirds of the time, and the same picture to 66 dB (fsd_occupancy.py).
+    # Two thirds of the time, and the same picture to 66 dB (fsd/occupancy.py).
     "field": {"occupancy": 32},
     # Nobody looks at these turntables and meshes: as few and small as may be.
     "frames": 2,

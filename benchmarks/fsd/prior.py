@@ -1,6 +1,6 @@
 """What fsd's own small priors are worth: right kinds, colours and sides of DDIM's pictures, judged by a classifier.
 
-    python benchmarks/fsd_prior.py --out FILE [--quick] [--prompts N] [--steps N] [--scales S ...]
+    python -m benchmarks.fsd.prior --out FILE [--quick] [--prompts N] [--steps N] [--scales S ...]
                                    [--multi-view FOLDER] [--camera-free FOLDER]
 
 Of both variants, as they come with the package or from folders of `fsd train-prior`: random prompts of a colour and a
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _figures import difference, options, write
 from fsd.prior_quality import flow_agreement, openness, prior_quality
 from fsd.priors.embedded import WEIGHTS, EmbeddedPrior, in_views
 from fsd.priors.multiview import open_prior
+
+from benchmarks.core.figures import difference, options, write
 
 VARIANTS = ("multi-view", "camera-free")
 # Per cent, as the pictures of 1,000 prompts should be.

@@ -1,6 +1,6 @@
 """fsd's renderer against something real: 64 views of the mesh "Spot" (K. Crane), judged on 16 unseen ones.
 
-    python benchmarks/fsd_spot.py --out FILE [--quick] [--scene FILE]
+    python -m benchmarks.fsd.spot --out FILE [--quick] [--scene FILE]
 
 A dense grid is fitted to random rays of the 64 views, coarse to fine, on one thread, before a background that is
 random in each step; then it is rendered on white.  PSNR over all pixels of the 16 views, a white image scoring 11.8,
@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from _figures import difference, options, write
 from fsd.cameras import Cameras, rays
 from fsd.mesh import extract_mesh
 from fsd.render import render_rays
@@ -25,7 +24,9 @@ from fsd.silhouette import silhouettes
 from jaxtyping import Float
 from torch import Tensor
 
-DATA = Path(__file__).parents[2] / "shared" / "data" / "spot_views_128.npz"
+from benchmarks.core.figures import difference, options, write
+
+DATA = Path(__file__).parents[3] / "shared" / "data" / "spot_views_128.npz"
 SAMPLES, RATE = 96, 0.1
 # Step at which each resolution begins.
 STAGES, STEPS, RAYS = {0: 32, 200: 64, 600: 96}, 1600, 4096

@@ -1,6 +1,6 @@
 """What a step of fsd costs: FSD against SDS, and the whole step against the work that no method can leave out.
 
-    python benchmarks/fsd_step.py --out FILE [--quick]
+    python -m benchmarks.fsd.step --out FILE [--quick]
 
 Scene, cameras, batch and prior are those of `fsd generate` with its preset `bank`: 4 views of 32 x 32 of a dense grid,
 32 samples a ray, one CPU thread.  A step is the body of the loop in `fsd.generate`, from drawing the cameras to Adam
@@ -23,8 +23,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from _figures import interleaved, options, ratio, write
-from _step import clock_name, seconds
 from fsd.build import build_guidance, build_scene, optimizer_for
 from fsd.cameras import orbit
 from fsd.config import GenerateConfig, bank
@@ -32,7 +30,11 @@ from fsd.guidance import METHODS, Guidance
 from fsd.priors.bank import RenderBank
 from fsd.priors.base import Prior
 from fsd.step import gradient_norm, take_step
+from shared_core.run.guard import FiniteGuard
 from shared_core.run.metrics import MetricsLog
+
+from benchmarks.core.figures import interleaved, options, ratio, write
+from benchmarks.core.step_time import clock_name, seconds
 
 STEPS, GOAL_METHOD, GOAL_WHOLE = 4, 1.02, 1.15
 T = 0.5
@@ -84,11 +86,12 @@ def whole_step(
     guide = guidance(config, prior, method)
     optimizer = optimizer_for(config, scene)
     views, rays = (torch.Generator().manual_seed(0) for _ in range(2))
-    step = 0
+    guard, step = FiniteGuard(), 0
 
     def take() -> None:
         nonlocal step
-        taken = take_step(config, step % config.steps, scene, guide, optimizer, encoded, views, rays)
+        taken = take_step(config, step % config.steps, scene, guide, optimizer, encoded, views, rays, guard)
+        assert taken is not None  # the guard raises
         step += 1
         if step % config.log_every == 0:
             log.log(

@@ -1,4 +1,4 @@
-"""What the cells of fsd_diversity.py come to, in sentences: goals reached, missed or void, each with its interval.
+"""What the cells of fsd/diversity.py come to, in sentences: goals reached, missed or void, each with its interval.
 
 `records` are finished cells of one prior; two methods are compared over the prompts that both have.
 """
@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from _diversity_plan import METHODS, PROMPTS, work
 from fsd.intervals import Interval, bootstrap_difference, bootstrap_ratio
+
+from benchmarks.fsd.plan import METHODS, PROMPTS, work
 
 Record = dict[str, Any]
 Compare = Callable[[Sequence[float], Sequence[float]], Interval]

@@ -1,4 +1,4 @@
-"""What the DANN of another project is given by calib_to_90.py, in its own environment, and what it gives back.
+"""What the DANN of another project is given by calib/to_90.py, in its own environment, and what it gives back.
 
     python dann.py NETS.PY DATA.npz OPTIONS.json        # prints the race as JSON
 
@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from _race import race
 from torch import Tensor, nn
+
+from benchmarks.peers.race import race
 
 Play = Callable[[nn.Sequential, dict[str, Tensor], Tensor, dict[str, Any]], Iterator[None]]
 

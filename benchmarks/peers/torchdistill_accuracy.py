@@ -1,8 +1,8 @@
 """Accuracy of torchdistill's distillation and of CORSD on the same images, batches and first weights.
 
-    python benchmarks/torchdistill_accuracy.py --out FILE [--quick] [--environment FOLDER]
+    python -m benchmarks.peers.torchdistill_accuracy --out FILE [--quick] [--environment FOLDER]
 
-scikit-learn's digits as in corsd_accuracy.py, setting "digits": the same 300 batches of 60 augmented images, learning
+scikit-learn's digits as in corsd/accuracy.py, setting "digits": the same 300 batches of 60 augmented images, learning
 rates and seed for everybody.  torchdistill distils two models: its teacher is the plain net of another seed, trained
 on the same batches.  So its student has seen as many images as ours when the teacher's are not counted, and with
 "half the steps" when they are: teacher and student then have half of the batches each.
@@ -26,16 +26,17 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from _figures import difference, interleaved, options, write
-from _torchdistill import ENVIRONMENT, conversation, install, versions, what_failed
 from corsd import nets
 from corsd.data import open_data, training_set
 from corsd.methods import batch_plan
 from corsd.schedule import rate_schedule
 from corsd.train import train_cell
-from corsd_accuracy import FINAL_SEEDS, SETTINGS
 from shared_core.data.loader import make_loader, test_loader
 from shared_core.data.sampling import Batches
+
+from benchmarks.core.figures import difference, interleaved, options, write
+from benchmarks.corsd.accuracy import FINAL_SEEDS, SETTINGS
+from benchmarks.peers.torchdistill_process import ENVIRONMENT, conversation, install, versions, what_failed
 
 SETTING = SETTINGS["digits"].model_copy(update={"channels_last": False})
 # torchdistill's variant, and the share of the steps that each of its nets takes.

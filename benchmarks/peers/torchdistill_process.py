@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-HERE = Path(__file__).parent
-FOLDER = HERE / "torchdistill"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "benchmarks" / "peers" / "torchdistill"
 ENVIRONMENT = FOLDER / ".venv"
 REQUIREMENTS = FOLDER / "requirements.txt"
 
@@ -19,13 +19,13 @@ def install(environment: Path) -> None:
     Raises:
         subprocess.CalledProcessError: uv could not; ``stderr`` says why.
     """
-    uv = HERE.parent / "tools/uv.sh"
+    uv = ROOT / "tools/uv.sh"
     commands = [
         [uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, environment],
         [uv, "pip", "sync", "--quiet", "--python", environment, REQUIREMENTS],
     ]
     for command in commands:
-        subprocess.run(command, check=True, capture_output=True, text=True, cwd=HERE.parent)
+        subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
 
 
 @contextmanager
@@ -67,6 +67,6 @@ def versions() -> list[str]:
 def what_failed(error: subprocess.CalledProcessError) -> dict[str, Any]:
     """For the JSON: the command and what it said, without this machine's path; prints it too."""
     tried = [Path(str(part)).name for part in error.cmd]
-    said = error.stderr.replace(f"{HERE.parent}/", "")
+    said = error.stderr.replace(f"{ROOT}/", "")
     print(f"torchdistill was not measured: {' '.join(tried)} failed:\n{said}")
     return {"tried": tried, "error": said[-2000:]}

@@ -1,6 +1,6 @@
 """A step of torchdistill's RKD beside our RKD and our CORSD step, on the same net and batch.
 
-    python benchmarks/torchdistill_rkd.py --out FILE [--quick] [--environment FOLDER]
+    python -m benchmarks.peers.torchdistill_rkd --out FILE [--quick] [--environment FOLDER]
 
 torchdistill runs in an environment of its own (made with uv from torchdistill/requirements.txt, with our torch)
 as a process that trains a step whenever it is asked, so that both sides are measured in the same rounds, each
@@ -17,10 +17,11 @@ import subprocess
 from pathlib import Path
 
 import torch
-from _figures import interleaved, options, ratio, write
-from _step import BATCH, METHODS, STAGES, WIDTH, clock_name, seconds, training_step
-from _torchdistill import ENVIRONMENT, conversation, install, versions, what_failed
 from corsd import nets
+
+from benchmarks.core.figures import interleaved, options, ratio, write
+from benchmarks.core.step_time import BATCH, METHODS, STAGES, WIDTH, clock_name, seconds, training_step
+from benchmarks.peers.torchdistill_process import ENVIRONMENT, conversation, install, versions, what_failed
 
 THEIRS = {"there: plain": "plain", "there: RKD": "avgpool", "there: RKD, whole map": STAGES[-1]}
 COMPARED = {

@@ -1,4 +1,4 @@
-"""pytorch-adapt's DANN, run by its environment: see ../_peer.py.
+"""pytorch-adapt's DANN, run by its environment: see benchmarks/peers/peer.py.
 
 DANNHook with its defaults (reversal weight 1) and pytorch-adapt's own discriminator, Adam.
 """
@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[3]))
 
-from _peer import compete, prepared
 from pytorch_adapt.hooks import DANNHook  # pyright: ignore[reportMissingImports]
 from pytorch_adapt.models import Discriminator  # pyright: ignore[reportMissingImports]
+
+from benchmarks.peers.peer import compete, prepared
 
 
 def dann(

@@ -1,4 +1,4 @@
-"""skada's DANN, run by its environment: see ../_peer.py.
+"""skada's DANN, run by its environment: see benchmarks/peers/peer.py.
 
 The net of `skada.deep.DANN` with its defaults (reversal weight 1, its own domain classifier), its data set and balanced
 loader, Adam; a step is skorch's `train_step`, the callbacks of an epoch are left out.  One thing is mended: the domain
@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[3]))
 
-from _peer import compete, prepared
 from skada.deep import DANN  # pyright: ignore[reportMissingImports]
 from skada.deep.base import DeepDADataset  # pyright: ignore[reportMissingImports]
 from skada.deep.modules import DomainClassifier  # pyright: ignore[reportMissingImports]
+
+from benchmarks.peers.peer import compete, prepared
 
 
 class OnBytes(nn.Module):

@@ -42,7 +42,7 @@ class EmbeddedPrior:
             settings = {"view_words": in_views} | settings
         with _no_bars():
             self.prior = open_prior(WEIGHTS / variant, device=device, **settings)
-        # The same numbers, a twelfth sooner on a CPU (benchmarks/fsd_forward.py).
+        # The same numbers, a twelfth sooner on a CPU (benchmarks/fsd/forward.py).
         self.prior.net.to(memory_format=torch.channels_last)
         self.judge = load_judge().to(device)
 
