@@ -322,7 +322,7 @@ def test_make_bench_compares_but_not_a_quick_run(bench, tmp_path: Path, monkeypa
 
 
 def test_the_readme_says_what_the_files_say(monkeypatch) -> None:
-    """Run `python benchmarks/readme.py` after a new measurement."""
+    """Run `python -m benchmarks.core.readme` after a new measurement."""
     monkeypatch.syspath_prepend(str(ROOT))
     from benchmarks.core import readme
 
@@ -343,7 +343,7 @@ def test_the_page_of_processes_says_what_was_measured() -> None:
 
 
 def test_the_page_of_fsd_says_what_its_files_say(monkeypatch) -> None:
-    """Run `python benchmarks/fsd_page.py` after a new measurement."""
+    """Run `python -m benchmarks.fsd.speed_page` after a new measurement."""
     monkeypatch.syspath_prepend(str(ROOT))
     from benchmarks.fsd import speed_page as fsd_page
 

@@ -1,6 +1,6 @@
 """What grows with classes, images and image size: step time and memory as ratios to the plain step.
 
-    python benchmarks/core/scale.py --out FILE [--quick]
+    python -m benchmarks.core.scale --out FILE [--quick]
 
 - *Classes*, 10 to 20,000: a training step of every method of corsd on ResNet-10 of width 16, 96 images of 16 x 16,
   against the plain step (cross-entropy) of the same network with as many classes.  On so small a network the class
