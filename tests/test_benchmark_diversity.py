@@ -237,14 +237,14 @@ from benchmarks.fsd import cells
 from fsd import generate
 from test_benchmark_diversity import cell, table_of
 
-take_step = generate.try_step
+take_step = generate.take_step
 
 def dying(config, step, *more):
     if step == 7:
         os.kill(os.getpid(), signal.SIGKILL)
     return take_step(config, step, *more)
 
-generate.try_step = dying
+generate.take_step = dying
 root = Path({root!r})
 cells.work([cell(steps=12)], Path({weights!r}), table_of(root), root / "runs")
 """
