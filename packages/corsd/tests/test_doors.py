@@ -16,6 +16,7 @@ from corsd.baselines import CSKD, PSKD, bake, contrastive, dks, handcrafted, mix
 from corsd.ensemble import ensemble_distillation, stage_ensemble
 from corsd.mixing import TwoHot, cutmix, mixing_draws, mixup, two_hot_cross_entropy
 from corsd.nets import small_resnet
+from corsd.rows import cosine_relations, relation_auc, relation_rows, row_distillation, row_targets
 from shared_core.ops import all_gather, average_gradients, entropy, kl_divergence, project, soft_cross_entropy
 from torch import nn
 
@@ -243,6 +244,23 @@ CASES = {
         lambda: two_hot_cross_entropy(Z, TwoHot(LABELS, LABELS, Z[0])),
         ValueError,
         r"lam has shape \(3,\); it must be \(batch=4\): of the same images",
+    ),
+    "cosine_relations": (lambda: cosine_relations(Z[0]), ValueError, r"embeddings has shape \(3,\)"),
+    "row_targets": (
+        lambda: row_targets(LABELS, LABELS[:1], Z[:, 0]),
+        ValueError,
+        r"second has shape \(1,\); it must be \(batch=4\): one class per image",
+    ),
+    "relation_rows": (
+        lambda: relation_rows(Z @ Z.T, Z),
+        ValueError,
+        r"targets has shape \(4, 3\); it must be \(batch=4, batch=4\)",
+    ),
+    "row_distillation": (lambda: row_distillation(Z, Z), ValueError, r"shallow has shape \(4, 3\)"),
+    "relation_auc": (
+        lambda: relation_auc(Z @ Z.T, LABELS.float()),
+        TypeError,
+        "labels has the type torch.float32",
     ),
     "gradients": (lambda: average_gradients(nn.Linear(1, 1)), ValueError, "no parameter .* has a gradient"),
 }

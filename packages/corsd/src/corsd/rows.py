@@ -9,10 +9,13 @@ diagonal, where an image meets itself, is left out of every softmax and target. 
     >>> relation_rows(cosine_relations(embeddings), targets, tau=0.1)
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from shared_core.ops.autocast import without_autocast
+from shared_core.ops.inputs import INTEGERS, check_tensor
 from torch import Tensor
 
 from corsd.frame import widened
@@ -20,6 +23,7 @@ from corsd.frame import widened
 
 def cosine_relations(embeddings: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch"]:
     """Return r_ab = g_a . g_b in [-1, 1], g_a the embedding of image a divided by its length."""
+    check_tensor("embeddings", embeddings, "batch width")
     with without_autocast(embeddings):
         unit = F.normalize(widened(embeddings), dim=1)
         return unit @ unit.T
@@ -33,6 +37,9 @@ def row_targets(
     y_a = lam_a e_first(a) + (1 - lam_a) e_second(a) is the label of a (mixed) image; lam = 1 is an unmixed one.  The
     cost does not depend on the number of classes.
     """
+    check_tensor("lam", lam, "batch")
+    for name, labels in (("first", first), ("second", second)):
+        check_tensor(name, labels, "batch", "one class per image", INTEGERS, batch=len(lam))
     shares = ((first, widened(lam)), (second, 1 - widened(lam)))
     overlap = sum(p[:, None] * q[None] * (a[:, None] == b[None]) for a, p in shares for b, q in shares)
     overlap = torch.as_tensor(overlap).masked_fill(_diagonal(first), 0)
@@ -47,6 +54,8 @@ def relation_rows(
 
     The mean is over the rows that have a target; without any the loss is 0.
     """
+    check_tensor("relations", relations, "batch batch", batch=_rows(relations))
+    check_tensor("targets", targets, "batch batch", batch=_rows(relations))
     with without_autocast(relations):
         targets = targets.to(widened(relations).dtype)
         loss = -(targets * _log_rows(relations, tau)).sum(1)
@@ -60,6 +69,8 @@ def row_distillation(
 
     The rows p_a are those of :func:`relation_rows`.
     """
+    check_tensor("shallow", shallow, "batch batch", batch=_rows(shallow))
+    check_tensor("deep", deep, "batch batch", batch=_rows(shallow))
     with without_autocast(shallow):
         teacher, student = _log_rows(deep.detach(), tau), _log_rows(shallow, tau)
         # The diagonal is 0 in both logarithms, so it adds nothing.
@@ -72,6 +83,8 @@ def relation_auc(relations: Float[Tensor, "batch batch"], labels: Int[Tensor, " 
     It is the probability that a same-class pair has the larger relation; ties count one half.  0.5 is chance, NaN
     means that one of the two kinds is absent.  Nothing is read back from the device.
     """
+    check_tensor("relations", relations, "batch batch", batch=_rows(relations))
+    check_tensor("labels", labels, "batch", "one class per image", INTEGERS, batch=len(relations))
     pair = torch.ones_like(_diagonal(labels)).triu(1)
     same = pair & (labels[:, None] == labels[None])
     other = pair & (labels[:, None] != labels[None])
@@ -93,6 +106,10 @@ def pair_auc(same: Float[Tensor, " same"], other: Float[Tensor, " other"]) -> Fl
     below = torch.searchsorted(others, values)
     ties = torch.searchsorted(others, values, right=True) - below
     return (below + ties / 2).to(values.dtype).mean() / len(others)
+
+
+def _rows(x: Any) -> int:
+    return len(x) if isinstance(x, Tensor) and x.dim() else 0
 
 
 def _log_rows(relations: Tensor, tau: float) -> Tensor:
