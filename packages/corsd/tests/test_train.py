@@ -300,9 +300,7 @@ def test_a_gradient_that_is_not_finite_is_refused_though_the_loss_is(tmp_path, m
 )
 def test_a_narrow_shortcut_is_not_trained_channels_last_on_a_cpu(channels, kernel, device, expected):
     net = torch.nn.Sequential(torch.nn.Conv2d(channels, 16, kernel, stride=2))
-    assert (
-        layout(TINY.model_copy(update={"channels_last": True}), net, torch.device(device)) == expected
-    )
+    assert layout(TINY.model_copy(update={"channels_last": True}), net, torch.device(device)) == expected
     plain = TINY.model_copy(update={"channels_last": False})
     assert layout(plain, net, torch.device(device)) == torch.contiguous_format
 
