@@ -165,11 +165,11 @@ def test_what_was_not_measured_can_be_started_and_costs_what_the_page_says(bench
     from corsd.config import PRESETS, TrainConfig
     from corsd.nets import open_net
 
-    from benchmarks.corsd.accuracy_page import TAIL, TO_MEASURE
+    from benchmarks.corsd.accuracy_page import PAGE, TO_MEASURE
 
     parsed = {}
     for nets, body in re.findall(
-        r"^for net in ([^;]*); do\n(.*?)^done", TAIL, flags=re.DOTALL | re.MULTILINE
+        r"^for net in ([^;]*); do\n(.*?)^done", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE
     ):
         for net in nets.split():
             program, verb, *words = shlex.split(body.replace("\\\n", " ").replace("$net", net))

@@ -466,7 +466,7 @@ def test_the_page_and_its_rows(written):
     assert "| multi-view | beta | 0.25 |" in text
     assert "| map degrees |" not in text
     pictures = ("fsd.png", "fsd-multi-view.png", "fsd-ablations.png")
-    assert {path.name for path in written.iterdir()} == {"fsd.md", "fsd.json", *pictures}
+    assert {path.name for path in written.iterdir()} == {"fsd.md", "fsd.json", "notebook", *pictures}
     for name in pictures:
         assert f"({name})" in text
 
@@ -481,4 +481,5 @@ def test_the_committed_page_says_what_the_committed_cells_say():
         pytest.skip("docs/results/fsd.md is written once there are cells")
     found = page.load(cells.TABLE, plan.SETTINGS)
     assert written.read_text(encoding="utf-8") == page.text(found)
+    assert page.NOTEBOOK.read_text(encoding="utf-8") == page.notebook(found)
     assert json.loads(written.with_suffix(".json").read_text(encoding="utf-8")) == {"rows": page.rows(found)}

@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 
 from shared_core.run.atomic import write_json, write_text
 
+from benchmarks.core.marks import filled
 from benchmarks.core.table import Table
 from benchmarks.fsd import cells, plan
-from benchmarks.fsd import text as fixed
 from benchmarks.fsd.gaps import not_measured, provenance
 from benchmarks.fsd.in_short import consistency, in_short, split, split_rows
 from benchmarks.fsd.verdicts import GOALS, Record, against_sds, of, verdicts
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+PAGE, NOTEBOOK = RESULTS / "fsd.md", RESULTS / "notebook" / "fsd.md"
 
 # Name in the tables: key of a record, factor, digits.
 COLUMNS = {
@@ -99,6 +102,8 @@ def write_page(folder: Path, found: Found) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "fsd.json", {"rows": rows(found)})
     write_text(folder / "fsd.md", text(found))
+    (folder / "notebook").mkdir(exist_ok=True)
+    write_text(folder / "notebook" / "fsd.md", notebook(found))
     trade_off(folder / "fsd.png", found.main)
     for prior in plan.PRIORS:
         if records := _of_prior(found.main, prior):
@@ -110,26 +115,25 @@ def write_page(folder: Path, found: Found) -> None:
 def text(found: Found) -> str:
     """The whole page."""
     by_prior = {prior: _of_prior(found.main, prior) for prior in plan.PRIORS}
-    parts = [
-        fixed.TITLE,
-        not_measured(found.missing, found.chosen),
-        _in_short(by_prior),
-        fixed.CLAIM,
-        _verdicts(by_prior),
-        _split(by_prior),
-        _tuning(found.chosen) + fixed.METHODS,
-        *(_section(prior, own) for prior, own in by_prior.items() if own),
-    ]
-    if found.ablations:
-        parts.append(_ablations(found))
-    lost = "\n".join(f"    - {line}" for prior, own in by_prior.items() for line in consistency(prior, own))
-    parts += [
-        fixed.TRIED.format(consistency=lost),
-        fixed.SCALE,
-        provenance(_origins(found)),
-        _ignored(found.ignored),
-    ]
-    return "\n".join(parts).rstrip() + "\n"
+    parts = {
+        "not measured": not_measured(found.missing, found.chosen),
+        "in short": _in_short(by_prior),
+        "by prior": _verdicts(by_prior),
+        "by openness": _split(by_prior),
+        "settings": _tuning(found.chosen),
+        "priors": "\n".join(_section(prior, own) for prior, own in by_prior.items() if own),
+        "ablations": _ablations(found) if found.ablations else "",
+        "origins": provenance(_origins(found)),
+        "not mixed in": _ignored(found.ignored),
+    }
+    return filled(PAGE.read_text(encoding="utf-8"), parts)
+
+
+def notebook(found: Found) -> str:
+    """The page of what was tried."""
+    by_prior = {prior: _of_prior(found.main, prior) for prior in plan.PRIORS}
+    lost = "\n".join(f"- {line}" for prior, own in by_prior.items() for line in consistency(prior, own))
+    return filled(NOTEBOOK.read_text(encoding="utf-8"), {"consistency": lost})
 
 
 def _of_prior(records: Sequence[Record], prior: str) -> list[Record]:
@@ -184,7 +188,7 @@ def _split(by_prior: Mapping[str, Sequence[Record]]) -> str:
         "|---" * (1 + len(columns)) + "|",
         *(_line(row[0], row[1:]) for row in found),
     ]
-    return "\n".join([fixed.BY_OPENNESS, *table]) + "\n"
+    return "\n".join(table) + "\n"
 
 
 def _origins(found: Found) -> dict[str, Sequence[Record]]:
