@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from calib.adaptation import adapt
 from calib.attachment import CalibratedClassifier, ClassifierChangedError, attach, drifting, probe
 from calib.calibrator import Calibrator
 from calib.features import Features
@@ -135,3 +136,22 @@ def test_parameter_ratio():
     own = sum(p.numel() for p in model.calibrator.parameters())
     assert model.parameter_ratio() == own / (40 + 8 + 111)
     assert CalibratedClassifier(nn.Flatten(), small()).parameter_ratio() is None
+
+
+@pytest.mark.parametrize("images", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_classifier_of_another_type_is_adapted_as_it_is(kind, images):
+    """Images come to it in its own type; nothing of it is cast."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    ).to(kind)
+    model = attach(net, Calibrator(3, width=4, blocks=1))
+    source = [torch.rand(4, 3, 16, 16).to(images) for _ in range(2)]
+    target = [batch**2 for batch in source]
+    for feature in ("softmax", "layer:1"):
+        report = adapt(model, source, target, steps=1, feature=feature, selection="last")
+        assert report.classifier_unchanged
+    wanted = net(model.calibrator(source[0]).to(kind))
+    assert torch.equal(model(source[0]), wanted)
+    assert {p.dtype for p in net.parameters()} == {kind}

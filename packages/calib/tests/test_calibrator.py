@@ -235,3 +235,26 @@ def test_compiled_passes_through_what_it_cannot_refuse():
     assert torch.allclose(out[:1], calibrator(images[:1]), atol=1e-5)
     assert torch.equal(out[1], images[1])
     assert torch.equal(out[2].nan_to_num(9.0), images[2].nan_to_num(9.0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epsilon": "0.2"}, "epsilon is '0.2'; give a number"),
+        ({"channels": 2.5}, "channels=2.5.*whole numbers"),
+        ({"value_range": "01"}, r"value_range is '01'; give \(low, high\)"),
+        ({"value_range": 1.0}, r"value_range is 1.0; give \(low, high\)"),
+    ],
+)
+def test_settings_of_another_type_are_refused_by_name(as_a_user, settings, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        Calibrator(**{"channels": 3, **settings})
+
+
+@pytest.mark.parametrize(
+    ("alpha", "message"),
+    [(torch.ones(5), r"alpha has shape \(5,\) for 2 images"), ([0.5, 0.5], "alpha is a list; give a number")],
+)
+def test_alpha_of_another_number_or_type_is_refused(as_a_user, alpha, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        Calibrator(3)(torch.rand(2, 3, 16, 16), alpha)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from calib.calibrator import Calibrator, value_range_of
-from calib.domains import Domain
+from calib.domains import Domain, check_images
 from calib.ranges import check_ranges
 from shared_core.data.arrays import ArrayImages
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -197,3 +197,8 @@ def test_dark_bright_and_pale_domains_are_no_fault(form, value_range, change):
     all_of_it, some = FORMS[form](photographs()), FORMS[form](photographs(*change))
     check_ranges(all_of_it, some, calibrator)
     check_ranges(some, all_of_it, calibrator)
+
+
+def test_an_empty_batch_is_refused_by_name(as_a_user):
+    with pytest.raises(ValueError, match=r"a batch of the target images is empty, of shape \(0, 3, 16, 16\)"):
+        check_images("target", torch.zeros(0, 3, 16, 16), Calibrator(3))

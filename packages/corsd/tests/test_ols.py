@@ -119,3 +119,11 @@ def test_a_step_writes_rows_of_its_classes_and_an_epochs_last_step_everything():
 def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match=r"alpha=1\.5; it must be from 0 to 1"):
         OLS(nn.Identity(), CLASSES, 6, alpha=1.5)
+
+
+def test_images_without_finite_logits_leave_the_tables_alone() -> None:
+    logits, labels = torch.tensor([[2.0, 0.0], [float("nan"), 0.0], [1.0, 0.0]]), torch.tensor([0, 0, 1])
+    sums, counts = torch.zeros(2, 2), torch.zeros(2)
+    add_right_predictions(sums, counts, logits, labels)
+    assert torch.equal(sums, torch.stack([logits[0].softmax(0), torch.zeros(2)]))
+    assert counts.tolist() == [1.0, 0.0]

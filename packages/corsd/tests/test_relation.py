@@ -149,3 +149,15 @@ def test_compiled_network_equals_eager():
     maps = torch.randn(6, 8, 6, 6, dtype=torch.float64)
     compiled = torch.compile(network)
     torch.testing.assert_close(compiled(maps, TRIPLETS).same, network(maps, TRIPLETS).same)
+
+
+@pytest.mark.parametrize("prototype", ["mean", "ema", "sum"])
+def test_images_without_finite_logits_leave_the_prototypes_alone(prototype: str) -> None:
+    """A step that a loss scaler leaves out must not poison every later loss."""
+    labels, fine = torch.tensor([0, 1, 0, 2]), torch.tensor([True, True, False, False])
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    broken = torch.where(fine[:, None], logits, float("inf"))
+    whole, part = LogitRelation(3, prototype), LogitRelation(3, prototype)
+    whole.update(broken, labels)
+    part.update(logits[fine], labels[fine])
+    assert torch.equal(whole.prototypes, part.prototypes)

@@ -143,9 +143,16 @@ def test_dangling_links_and_files_that_are_links(root):
     os.symlink("nowhere.png", root / "train/cat/gone.png")
     os.symlink("nowhere", root / "train/cat/gone")
     os.symlink("../dog/0.png", root / "train/cat/linked.png")
-    assert names(FolderImages(root / "train").files, root / "train")[:3] == [
-        "cat/0.png", "cat/deep/1.png", "cat/linked.png",
-    ]  # fmt: skip
+    # A class on a disk that is not mounted, too.
+    os.symlink("/nowhere/fox", root / "train/fox")
+    with pytest.warns(
+        UserWarning, match=r"train is read without 3 links that lead nowhere \(.*fox, \.\.\.\)"
+    ):
+        data = FolderImages(root / "train")
+    assert names(data.files, root / "train")[:3] == ["cat/0.png", "cat/deep/1.png", "cat/linked.png"]
+    assert data.class_names == ["cat", "dog"]
+    with pytest.warns(UserWarning, match="3 links that lead nowhere"):
+        assert len(list_images(root / "train")) == 4
 
 
 def test_plain_folders_are_read_as_by_a_slow_loop(root):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from shared_core.ops.freeze import changed, checksums, freeze, modes, restore_modes
-from shared_core.ops.inputs import check_images
+from shared_core.ops.inputs import check_images, copy_for
 from shared_core.ops.outputs import Which
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
@@ -115,7 +115,7 @@ class CalibratedClassifier(nn.Module):
 
     def _answer(self, images: Tensor) -> Any:
         # A copy: a classifier may write into what it is given, and others still read it.
-        return self.classifier(images.clone())
+        return self.classifier(copy_for(self.classifier, images))
 
     def train(self, mode: bool = True) -> "CalibratedClassifier":
         """Sets the mode of the calibrator; the classifier stays in eval mode."""

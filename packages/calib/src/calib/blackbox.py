@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from shared_core.ops.divergence import soft_cross_entropy
 from shared_core.ops.freeze import freeze
-from shared_core.ops.inputs import check_images
+from shared_core.ops.inputs import check_images, copy_for
 from shared_core.ops.outputs import Which
 from torch import Tensor, nn
 
@@ -123,7 +123,7 @@ def gives_gradient(
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*autograd kernel was not registered")
             # A copy: it may normalise in place.
-            answer = read(classifier(watched.clone()))
+            answer = read(classifier(copy_for(classifier, watched)))
             if not answer.requires_grad:
                 return False
             # Each output weighs differently, or the gradient of probabilities, which sum to 1, would vanish.

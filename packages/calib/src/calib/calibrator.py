@@ -13,6 +13,7 @@ and 0.4 here.
 
 import os
 from collections.abc import Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,8 @@ class Calibrator(nn.Module):
         value_range: ValueRange = (0.0, 1.0),
     ) -> None:
         super().__init__()
+        if not isinstance(epsilon, Real):
+            raise TypeError(f"epsilon is {epsilon!r}; give a number, a share of the value range")
         if not 0 < epsilon <= 1:
             raise ValueError(
                 f"epsilon is {epsilon}; it is a share of the value range, above 0 and at most 1 "
@@ -77,9 +80,10 @@ class Calibrator(nn.Module):
             raise ValueError(f"body is {body!r}; choose {', '.join(BODIES)}")
         if mode not in MODES:
             raise ValueError(f"mode is {mode!r}; choose {', '.join(MODES)}")
-        if min(channels, width) < 1 or blocks < 0:
+        whole = all(isinstance(number, Integral) for number in (channels, width, blocks))
+        if not whole or min(channels, width) < 1 or blocks < 0:
             raise ValueError(
-                f"channels={channels}, width={width}, blocks={blocks}; give 1 or more, blocks 0 or more"
+                f"channels={channels}, width={width}, blocks={blocks}; give whole numbers, 1 or more, blocks 0 or more"
             )
         self.channels, self.epsilon, self.mode = channels, float(epsilon), mode
         self.width, self.blocks, self.body_name = width, blocks, body
@@ -96,7 +100,15 @@ class Calibrator(nn.Module):
 
     def set_value_range(self, value_range: ValueRange) -> None:
         """Say in which range images come from now on; epsilon keeps its meaning."""
-        low, high = (torch.as_tensor(end, dtype=torch.float32, device=self.low.device) for end in value_range)
+        try:
+            low, high = (
+                torch.as_tensor(end, dtype=torch.float32, device=self.low.device) for end in value_range
+            )
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"value_range is {value_range!r}; give (low, high), each one finite number or {self.channels}, one per "
+                "channel"
+            ) from error
         for end in (low, high):
             if end.dim() > 1 or end.numel() not in (1, self.channels) or not bool(end.isfinite().all()):
                 raise ValueError(
@@ -245,8 +257,16 @@ class Calibrator(nn.Module):
         looks = here or not self._looked
         self._looked = self._looked or images.numel() > 0
         if not isinstance(alpha, Tensor):
+            if not isinstance(alpha, Real):
+                raise TypeError(
+                    f"alpha is a {type(alpha).__name__}; give a number from 0 (off) to 1, or a tensor of one per image"
+                )
             if not 0 <= alpha <= 1:
                 raise ValueError(f"alpha is {alpha}; it must be from 0 (off) to 1")
+        elif alpha.numel() not in (1, len(images)):
+            raise ValueError(
+                f"alpha has shape {tuple(alpha.shape)} for {len(images)} images; give one number, or one per image"
+            )
         # Not a number compares as False, so it is refused as well.
         elif (looks or alpha.device.type == "cpu") and bool(
             read_back(~((alpha >= 0) & (alpha <= 1)).all(), FITS)

@@ -334,6 +334,8 @@ def check_images(name: str, images: Tensor, calibrator: Calibrator | Ends) -> No
         )
     if not images.is_floating_point():
         raise ValueError(f"{name} images are {images.dtype}; give uint8 (0 to 255) or floats")
+    if not images.numel():
+        raise ValueError(f"a batch of the {name} images is empty, of shape {tuple(images.shape)}")
     low, high = (end.to(images.device) for end in (calibrator.low, calibrator.high))
     bad = torch.stack([~images.isfinite().all(), ~((images >= low) & (images <= high)).all()])
     infinite, outside = read_back(bad, FITS).tolist()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from shared_core.ops.features import FeatureCapture
-from shared_core.ops.inputs import check_images
+from shared_core.ops.inputs import check_images, copy_for
 from torch import Tensor, nn
 
 from calib.answers import pick
@@ -58,7 +58,7 @@ class Features:
         """Features and logits of a batch, of one pass of the classifier."""
         check_images("images", images)
         # A copy: a classifier may write into what it is given, and the pixel critic reads it afterwards.
-        images = images.clone()
+        images = copy_for(self.classifier, images)
         if self._capture is not None:
             with self._capture:
                 logits = self.read(self.classifier(images))

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from shared_core.ops.autocast import under_autocast
 from shared_core.ops.features import FeatureCapture
 from shared_core.ops.host import read_back
+from shared_core.ops.inputs import copy_for
 from shared_core.ops.outputs import Which, pick_logits
 from shared_core.ops.snapshot import Snapshot
 from shared_core.ops.targets import class_numbers
@@ -55,7 +56,7 @@ def run_net(net: nn.Module, images: Tensor, output: Which = None) -> Tensor:
     """
     if not isinstance(images, Tensor):
         raise TypeError(f"images must be a tensor (batch, ...); got a {type(images).__name__}")
-    return pick_logits(net(_for_net(net, images)), output)
+    return pick_logits(net(copy_for(net, images)), output)
 
 
 def check_first_step(net: nn.Module, example: Tensor, output: Which, num_classes: int) -> None:
@@ -164,15 +165,6 @@ def for_module(x: Tensor, module: nn.Module) -> Tensor:
 def widened(x: Tensor) -> Tensor:
     """Half-precision values in float32, where losses are computed; others as they are."""
     return x if x.dtype == torch.float64 else x.float()
-
-
-def _for_net(net: nn.Module, images: Tensor) -> Tensor:
-    types = {p.dtype for p in net.parameters() if p.is_floating_point()}
-    # Under autocast a net takes all types but float64 by itself.
-    as_they_are = under_autocast(images) and images.dtype != torch.float64
-    if images.is_floating_point() and len(types) == 1 and images.dtype not in types and not as_they_are:
-        return images.to(next(iter(types)))
-    return images.clone()
 
 
 def _first_tensor(net: nn.Module) -> Tensor:

@@ -202,15 +202,23 @@ class LogitRelation(nn.Module):
 
     @torch.no_grad()
     def update(self, logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> None:
-        """Take the images of one (global) batch into the prototypes of their classes."""
+        """Take the images of one (global) batch into the prototypes of their classes.
+
+        Images whose logits are not finite (a step that a loss scaler leaves out) add nothing: one of them would
+        make every later loss of its class not a number.
+        """
         softmax = logits.to(self.prototypes.dtype).softmax(1)
+        finite = softmax.isfinite().all(1)
+        softmax = torch.where(finite[:, None], softmax, 0.0)
         # Sums of the classes of this batch, each in the row of its first image; no other row is touched.
         same = labels[:, None] == labels[None, :]
         first = same.to(torch.uint8).argmax(1)
         total = torch.zeros_like(softmax).index_add_(0, first, softmax)
         if self.prototype == "ema":
-            mean = total[first] / same.sum(1, keepdim=True)
-            self.prototypes[labels] = self.prototypes[labels].lerp(mean, 1 - self.decay)
+            counted = (same & finite).sum(1, keepdim=True)
+            rows = self.prototypes[labels]
+            moved = rows.lerp(total[first] / counted.clamp_min(1), 1 - self.decay)
+            self.prototypes[labels] = torch.where(counted > 0, moved, rows)
         else:
             self.prototypes.index_add_(0, labels, total)
 

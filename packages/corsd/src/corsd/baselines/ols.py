@@ -41,12 +41,16 @@ def add_right_predictions(
     logits: Float[Tensor, "batch classes"],
     labels: Int[Tensor, " batch"],
 ) -> None:
-    """Add softmax(z) to row y of ``sums`` and 1 to ``counts``, in place, for every image that is predicted right."""
+    """Add softmax(z) to row y of ``sums`` and 1 to ``counts``, in place, for every image that is predicted right.
+
+    Images whose logits are not finite add nothing.
+    """
     labels = _checked(logits, labels, sums=sums)
     check_tensor("counts", counts, "classes", classes=len(sums))
-    right = (logits.argmax(1) == labels).to(sums.dtype)
-    sums.index_add_(0, labels, right[:, None] * widened(logits).softmax(1).to(sums.dtype))
-    counts.index_add_(0, labels, right)
+    softmax = widened(logits).softmax(1).to(sums.dtype)
+    right = (logits.argmax(1) == labels) & softmax.isfinite().all(1)
+    sums.index_add_(0, labels, torch.where(right[:, None], softmax, 0.0))
+    counts.index_add_(0, labels, right.to(sums.dtype))
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from shared_core.data.images import SUFFIXES, BadImageError, printable, read_image, warn_left_out
 from shared_core.data.labels import UNLABELLED
-from shared_core.data.walk import Walk, above, identity, is_hidden, walk_all
+from shared_core.data.walk import Walk, above, identity, is_dead, is_hidden, walk_all
 
 
 class FolderImages(Dataset):
@@ -57,7 +57,7 @@ class FolderImages(Dataset):
             self._class_start.append(len(self.files))
             self.files += files
             labels += [label] * len(files)
-        beside = Walk([], [], [], []) if flat else _beside(folder, found)
+        beside = Walk.empty() if flat else _beside(folder, found)
         warn_left_out(folder, [beside, *walks.values()], len(beside.files))
         if not self.files:
             raise ValueError(f"no image lies below the class folders of {printable(folder)}")
@@ -133,11 +133,13 @@ def class_folders(folder: str | os.PathLike[str]) -> list[str]:
 
 def _beside(folder: str, classes: list[str]) -> Walk:
     """What lies beside the class folders and is left out."""
-    beside = Walk([], [], [], [])
+    beside = Walk.empty()
     for name in set(os.listdir(folder)) - set(classes):
         path = os.path.join(folder, name)
         if os.path.isdir(path):
             (beside.hidden if is_hidden(name) else beside.repeated).append(path)
+        elif is_dead(path) and not is_hidden(name):
+            beside.dead.append(path)
         elif name.lower().endswith(SUFFIXES):
             (beside.hidden if is_hidden(name) else beside.files).append(path)
     return beside

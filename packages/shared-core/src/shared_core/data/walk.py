@@ -21,13 +21,19 @@ class Walk(NamedTuple):
     """What lies below one folder: its files and folders, and what was left out of them; sorted by bytes.
 
     `hidden` are hidden folders, and hidden files of the suffixes asked for.  `repeated` are folders that were not
-    entered, because they had been read or lead back to a folder above.
+    entered, because they had been read or lead back to a folder above.  `dead` are links that lead nowhere.
     """
 
     files: list[str]
     folders: list[str]
     hidden: list[str]
     repeated: list[str]
+    dead: list[str]
+
+    @classmethod
+    def empty(cls) -> "Walk":
+        """Nothing yet."""
+        return cls([], [], [], [], [])
 
 
 def walk(folder: str | os.PathLike[str], suffixes: tuple[str, ...]) -> Walk:
@@ -44,7 +50,7 @@ def walk_all(folders: Sequence[str | os.PathLike[str]], suffixes: tuple[str, ...
     A folder that is reached by its own path belongs there; one that only links reach, to the first of them.
     """
     roots = [os.fspath(folder) for folder in folders]
-    found = [Walk([], [], [], []) for _ in roots]
+    found = [Walk.empty() for _ in roots]
     seen = {identity(root) for root in roots}
     links: deque[tuple[int, str, frozenset[Identity]]] = deque()
     for place, root in enumerate(roots):
@@ -66,6 +72,11 @@ def walk_all(folders: Sequence[str | os.PathLike[str]], suffixes: tuple[str, ...
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is left out."""
     return name.startswith(".") or name in HIDDEN
+
+
+def is_dead(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a link that leads nowhere, as to a disk that is not mounted."""
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 def identity(folder: str | os.PathLike[str]) -> Identity:
@@ -91,6 +102,7 @@ def left_out(walks: Sequence[Walk], beside: int = 0) -> str:
     """
     hidden = [name for walked in walks for name in walked.hidden]
     repeated = [name for walked in walks for name in walked.repeated]
+    dead = [name for walked in walks for name in walked.dead]
     parts = []
     if hidden:
         kinds = sorted({os.path.basename(name) for name in hidden}, key=os.fsencode)
@@ -107,6 +119,10 @@ def left_out(walks: Sequence[Walk], beside: int = 0) -> str:
             else f"{len(repeated)} links to folders that are"
         )
         parts.append(f"{links} read already or lie above")
+    if dead:
+        shown = os.fsencode(dead[0]).decode("utf-8", "backslashreplace")
+        links = "1 link that leads" if len(dead) == 1 else f"{len(dead)} links that lead"
+        parts.append(f"{links} nowhere ({shown}{', ...' if len(dead) > 1 else ''})")
     if beside:
         parts.append(
             "1 image beside the class folders" if beside == 1 else f"{beside} images beside the class folders"
@@ -129,7 +145,10 @@ def _enter(
                     if is_folder or entry.name.lower().endswith(suffixes):
                         found.hidden.append(entry.path)
                 elif not is_folder:
-                    if entry.name.lower().endswith(suffixes) and entry.is_file():
+                    if entry.is_symlink() and is_dead(entry.path):
+                        # Whatever its name: it may have been a folder.
+                        found.dead.append(entry.path)
+                    elif entry.name.lower().endswith(suffixes) and entry.is_file():
                         found.files.append(entry.path)
                 elif entry.is_symlink():
                     found.folders.append(entry.path)

@@ -10,7 +10,10 @@ the host knows, so nothing waits for the device.
 
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from shared_core.ops.autocast import under_autocast
 
 FLOATS, INTEGERS, ANY = "floating-point numbers", "integers", "numbers"
 IMAGES = "batch channels height width"
@@ -46,6 +49,19 @@ def check_images(name: str, value: Any, channels: int | None = None, numbers: st
     hint = f"for one image give {name}[None]" if lone else ""
     sizes = {} if channels is None else {"channels": channels}
     check_tensor(name, value, IMAGES, hint, numbers, **sizes)
+
+
+def copy_for(net: nn.Module, images: Tensor) -> Tensor:
+    """A copy of the images, which a net that works in place may change, in the net's type.
+
+    Images of another floating-point type than that of all parameters are converted, where the net would refuse them.
+    """
+    types = {p.dtype for p in net.parameters() if p.is_floating_point()}
+    # Under autocast a net takes all types but float64 by itself.
+    as_they_are = under_autocast(images) and images.dtype != torch.float64
+    if images.is_floating_point() and len(types) == 1 and images.dtype not in types and not as_they_are:
+        return images.to(next(iter(types)))
+    return images.clone()
 
 
 def check_dataset(name: str, value: Any) -> None:
