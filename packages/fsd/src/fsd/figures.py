@@ -19,21 +19,34 @@ def contact_sheet(
     columns: Sequence[str],
 ) -> Figure:
     """Seeds as rows, views as columns."""
-    count = len(columns)
+    # One image: axes of their own for some hundred pictures would take minutes.
+    sheet, middles = _tiled(views)
+    count, lines = len(columns), len(rows)
     cell = min(1.3, (WIDTH - 1.0) / count)
-    height = cell * len(views) + 0.3
-    figure = Figure(figsize=(cell * count + 1.0, height), dpi=144)
-    grid = figure.subplots(len(views), count, squeeze=False)
-    figure.subplots_adjust(
-        left=1.0 / (cell * count + 1.0), right=1, bottom=0, top=1 - 0.3 / height, wspace=0.03, hspace=0.03
-    )
-    for line, name, pictures in zip(grid, rows, views, strict=True):
-        for axes, picture in zip(line, pictures, strict=True):
-            _show(axes, picture)
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-    for axes, name in zip(grid[0], columns, strict=True):
-        axes.set_title(name, fontsize=8, color=QUIET, pad=3)
+    width, height = cell * count + 1.0, cell * lines + 0.3
+    figure = Figure(figsize=(width, height), dpi=144)
+    axes = figure.add_axes((1.0 / width, 0, 1 - 1.0 / width, 1 - 0.3 / height))
+    axes.imshow(sheet, aspect="auto", interpolation="antialiased")
+    axes.set_yticks(middles[0][:lines], rows, fontsize=9)
+    axes.set_xticks(middles[1][:count], columns, fontsize=8, color=QUIET)
+    axes.tick_params(length=0, pad=3, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
     return figure
+
+
+def _tiled(
+    views: Sequence[UInt8[np.ndarray, "views h w 3"]],
+) -> tuple[UInt8[np.ndarray, "height width 3"], tuple[list[float], list[float]]]:
+    """Pictures in lines with white gaps between them, and the middles of lines and columns in pixels."""
+    count = max(len(line) for line in views)
+    h, w = views[0].shape[1:3]
+    gap = max(1, w // 32)
+    sheet = np.full((len(views) * (h + gap) - gap, count * (w + gap) - gap, 3), 255, np.uint8)
+    for y, line in enumerate(views):
+        for x, picture in enumerate(line):
+            sheet[y * (h + gap) :, x * (w + gap) :][:h, :w] = picture
+    middles = [(side - 1) / 2 + (side + gap) * np.arange(n) for side, n in ((h, len(views)), (w, count))]
+    return sheet, (middles[0].tolist(), middles[1].tolist())
 
 
 def strip(pictures: UInt8[np.ndarray, "n h w 3"], names: Sequence[str]) -> Figure:
@@ -69,11 +82,3 @@ def curves(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     if len(records) > 1:
         legend_beside(all_axes[-1])
     return figure
-
-
-def _show(axes: Any, picture: np.ndarray) -> None:
-    axes.imshow(picture, interpolation="lanczos", resample=True)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
