@@ -40,7 +40,7 @@ def test_quick_run_writes_rows(tmp_path):
 
 def test_every_row_of_a_setting_sees_the_same_images_and_only_the_row_differs(benchmark):
     for setting, config in benchmark.SETTINGS.items():
-        for row in benchmark.ROWS:
+        for row in benchmark.rows_of(setting):
             changed = benchmark.configuration("final", setting, row)
             assert (changed.epochs, changed.batch_size) == (config.epochs, config.batch_size)
             assert (changed.images_per_class, changed.augment) == (config.images_per_class, config.augment)

@@ -66,3 +66,9 @@ def test_results_are_lines_in_the_order_of_names(trials, tmp_path: Path, monkeyp
     for name in ("b", "a"):
         trials.add({"setting": "S", "trial": name, "seed": 0, "accuracy": 1.0}, path)
     assert [line["trial"] for line in trials.known(path)] == ["a", "b"]
+
+
+def test_the_notebook_holds_every_trial(trials) -> None:
+    page = trials.NOTEBOOK.read_text(encoding="utf-8")
+    for setting in trials.TRIALS:
+        assert trials.listed(setting) in page, "run python -m benchmarks.corsd.trials"

@@ -56,7 +56,7 @@ def write_page(
 
 
 def _best_control(rows: list[dict]) -> dict:
-    controls = [row for row in rows if not row["method"].startswith("CORSD")]
+    controls = [row for row in rows if not row["method"].lower().startswith("corsd")]
     return max(controls, key=lambda row: statistics.fmean(row["accuracy"]))
 
 
@@ -76,7 +76,7 @@ def _verdict(rows: list[dict]) -> str:
         own = [r for r in rows if r["setting"] == setting]
         best = _best_control(own)
         for row in own:
-            if row["method"] in ("CORSD (triplets)", "CORSD (in-batch)"):
+            if row["method"] in ("CORSD (triplets)", "CORSD (in-batch)", "corsd v2", "corsd v2, mixing off"):
                 against_ce, interval = _gain(row, next(r for r in own if r["method"] == "cross-entropy"))
                 low, high = interval or (0, 0)
                 shown = "a gain" if low > 0 else "a loss" if high < 0 else "no difference shown"
@@ -188,7 +188,7 @@ def _figure(path: Path, rows: list[dict]) -> None:
     for axis, setting in zip(axes[0], settings, strict=True):
         own = [row for row in rows if row["setting"] == setting][::-1]
         for place, row in enumerate(own):
-            colour = "tab:red" if row["method"].startswith("CORSD") else "tab:blue"
+            colour = "tab:red" if row["method"].lower().startswith("corsd") else "tab:blue"
             axis.plot(row["accuracy"], [place] * len(row["accuracy"]), "o", color=colour, alpha=0.5)
             axis.plot(
                 statistics.fmean(row["accuracy"]), place, "|", color=colour, markersize=16, markeredgewidth=2
