@@ -148,10 +148,10 @@ ROWS = TIER_1 | ABLATIONS | FURTHER_CONTROLS
 # The second version beside its controls, each with the best of its trials (corsd/trials.py), fixed before fresh seeds.
 SECOND: dict[str, dict[str, dict[str, Any]]] = {
     "digits-tuned": {
-        "cross-entropy": {"method": "ce", "optim.weight_decay": 5e-3},
-        "label smoothing": {"method": "label_smoothing", "optim.weight_decay": 2e-3},
+        "cross-entropy": {"method": "ce", "optim.weight_decay": 1e-2},
+        "label smoothing": {"method": "label_smoothing", "optim.lr": 0.2, "optim.weight_decay": 2e-3},
         "deep supervision": {"method": "deep_supervision", "optim.weight_decay": 2e-3},
-        "mixup": {"method": "mixup", "relational.alpha": 0.2},
+        "mixup": {"method": "mixup", "relational.alpha": 0.2, "optim.weight_decay": 5e-3},
         "corsd v2": {"method": "corsd_v2", "relational.alpha": 0.2, "optim.weight_decay": 2e-3},
         "corsd v2, mixing off": {
             "method": "corsd_v2", "relational.mixing": "off", "relational.ensemble": 0.5, "optim.weight_decay": 2e-3,

@@ -95,3 +95,52 @@ def test_wrong_places_and_forms_are_refused(trained: Trained, tmp_path: Path) ->
         export(trained, "tflite", tmp_path / "net")
     with pytest.raises(ValueError, match="there is no folder"):
         export(trained, "safetensors", tmp_path / "nowhere" / "net")
+
+
+MORE = """
+from typing import NamedTuple
+from torch import nn
+
+
+class Answer(NamedTuple):
+    features: object
+    logits: object
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer1 = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU())
+        self.layer2 = nn.Sequential(nn.Conv2d(4, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, images):
+        features = self.layer2(self.layer1(images)).mean((2, 3))
+        answer = Answer(features, self.fc(features))
+        return answer if KIND == "tuple" else answer._asdict()
+"""
+
+
+@pytest.mark.parametrize("kind", ["dict", "tuple"])
+def test_a_net_that_answers_with_more_is_trained_judged_and_exported_by_its_logits(kind: str, tmp_path: Path):
+    (tmp_path / "more.py").write_text(f"KIND = {kind!r}\n{MORE}")
+    config = TrainConfig(
+        model=f"{tmp_path / 'more.py'}:Net", method="deep_supervision", images_per_class=6, batch_size=20, epochs=1,
+        device="cpu", augment="none",
+    )  # fmt: skip
+    result = train_cell(config, 0, tmp_path / "run")
+    assert 0 <= result["accuracy"] <= 100
+    assert result["stage_accuracy"]["net"] == pytest.approx(result["accuracy"])
+    found = open_trained(tmp_path / "run")
+    images = batch(5)
+    with torch.no_grad():
+        answer = found.net.eval()(images)
+    expected = answer["logits"] if kind == "dict" else answer.logits
+    export(found, "torch_export", tmp_path / "net.pt2")
+    exported = torch.export.load(tmp_path / "net.pt2").module()(images)
+    torch.testing.assert_close(exported, expected)
+    export(found, "onnx", tmp_path / "net.onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    (values,) = session.run(None, {"images": images.numpy()})
+    np.testing.assert_allclose(values, expected.numpy(), atol=1e-5)

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from corsd.exits import Exits, ensemble
+from corsd.frame import run_net
 from corsd.stages import Stage
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.01)
@@ -86,7 +87,7 @@ def _exit_batches(
     for images, labels in dealt_loader(dataset, 500, workers, first, step):
         # Not a decorator: whatever wraps a generator function hides from no_grad that it is one.
         with torch.no_grad(), capture:
-            deepest = net(preprocess(images.to(device)))
+            deepest = run_net(net, preprocess(images.to(device)))
         features = capture.pop()
         with torch.no_grad():
             maps = [stage.map(features[stage.name]) for stage in stages]

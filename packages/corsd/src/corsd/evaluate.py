@@ -13,6 +13,8 @@ from shared_core.ops.gather import gather_objects, rank, world_size
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from corsd.frame import run_net
+
 
 def accuracy(
     net: nn.Module,
@@ -108,7 +110,7 @@ def predictions(
             inputs = normalize(pixels.to(device), preprocess.mean, preprocess.std)
         # Not a decorator: whatever wraps a generator function hides from no_grad that it is one.
         with torch.no_grad():
-            logits = net(inputs)
+            logits = run_net(net, inputs)
         yield logits.float().cpu(), labels
 
 

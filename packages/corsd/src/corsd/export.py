@@ -13,8 +13,11 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from shared_core.onnx_files import place
+from shared_core.ops.outputs import pick_logits
 from shared_core.run.atomic import read_json
+from torch import Tensor, nn
 
 from corsd.trained import Trained
 
@@ -73,7 +76,7 @@ def _onnx(trained: Trained, path: Path) -> None:
     except ImportError as error:
         raise ImportError("ONNX export needs its extra: pip install 'corsd[onnx]'") from error
     program = torch.onnx.export(
-        trained.net.cpu().eval(),
+        _logits_only(trained),
         (_example(trained),),
         dynamo=True,
         dynamic_shapes=({0: "batch"},),
@@ -89,8 +92,25 @@ def _onnx(trained: Trained, path: Path) -> None:
 
 def _torch_export(trained: Trained, path: Path) -> None:
     shapes = ({0: torch.export.Dim("batch")},)
-    program = torch.export.export(trained.net.cpu().eval(), (_example(trained),), dynamic_shapes=shapes)
+    program = torch.export.export(_logits_only(trained), (_example(trained),), dynamic_shapes=shapes)
     torch.export.save(program, str(path), extra_files={"metadata.json": json.dumps(describe(trained))})
+
+
+class _Logits(nn.Module):
+    """The logits alone of a net that answers with more."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
+        return pick_logits(self.net(images))
+
+
+@torch.no_grad()
+def _logits_only(trained: Trained) -> nn.Module:
+    net = trained.net.cpu().eval()
+    return net if isinstance(net(_example(trained)), Tensor) else _Logits(net).eval()
 
 
 def _example(trained: Trained) -> torch.Tensor:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from corsd import __version__
 from corsd.exits import EarlyExit, Exits
+from corsd.frame import run_net
 from corsd.nets import open_net
 from corsd.relation import Norm
 from corsd.stages import find_stages
@@ -85,7 +86,7 @@ class DistilledNet(nn.Module, ModelHubMixin):
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         """Logits of the net."""
-        return self.net(images)
+        return run_net(self.net, images)
 
     def early_exit(self, threshold: float = 0.9) -> EarlyExit:
         """The net that stops at the first exit at which it is sure.  Raises ValueError for a net without exits."""

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from shared_core.data.images import BadImageError, printable, read_image
 
+from corsd.frame import run_net
 from corsd.trained import Trained
 
 
@@ -27,7 +28,8 @@ def predict(
                 answers.append({"path": printable(path), "error": str(error)})
         if images:
             with torch.no_grad():
-                probabilities = net(trained.preprocess(torch.stack(images).to(device))).float().softmax(1)
+                logits = run_net(net, trained.preprocess(torch.stack(images).to(device)))
+                probabilities = logits.float().softmax(1)
             best = iter(zip(*(v.tolist() for v in probabilities.max(1)), strict=True))
             for answer in answers:
                 if "error" not in answer:
