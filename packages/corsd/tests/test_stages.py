@@ -269,3 +269,41 @@ def test_ambiguous_axes_are_refused_and_can_be_said():
         find_stages(odd, example, ["stage"], prefix_tokens=-1)
     with pytest.raises(ValueError, match=r"layout='map' has 4 axes"):
         find_stages(odd, example, ["stage"], "map")
+
+
+class _Blocks(nn.Module):
+    """A convolutional stem, blocks of tokens that auto may or may not be able to read, and a convolutional head."""
+
+    def __init__(self, count: int, prefix: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8)) for _ in range(count)
+        )
+        self.fc = nn.Conv2d(8, 5, 1)
+        if prefix:
+            self.num_prefix_tokens = prefix
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.stem(x).flatten(2).mT
+        for block in self.blocks:
+            tokens = tokens + block(tokens)
+        return self.fc(tokens.mean(1)[:, :, None, None]).flatten(1)
+
+
+def test_auto_takes_no_stem_for_the_trunk():
+    """As with LeViT, XCiT and hybrid transformers, whose stems shrink maps more often than the rest."""
+    found = find_stages(_Blocks(8, 0), torch.zeros(2, 3, 32, 32))
+    assert [stage.name for stage in found] == ["blocks.1", "blocks.3", "blocks.5", "blocks.7"]
+
+
+def test_auto_takes_no_part_of_a_block_for_the_trunk():
+    """Blocks whose tokens cannot be read (CaiT, ConViT) are said so, instead of four layers of one of them."""
+    with pytest.raises(ValueError, match=r'no stages found by "auto"; name them: stem, fc, stem\.0'):
+        find_stages(_Blocks(8, 5), torch.zeros(2, 3, 32, 32))
+
+
+def test_auto_takes_no_head_of_convolutions():
+    body = [nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(1)]
+    net = nn.Sequential(*body, nn.Conv2d(8, 5, 1), nn.Flatten())
+    assert [stage.name for stage in find_stages(net, torch.zeros(2, 3, 32, 32))] == ["0", "1"]

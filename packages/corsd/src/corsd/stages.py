@@ -57,6 +57,7 @@ def find_stages(
 
     "auto" takes, for a net that shrinks its maps, the last module of its trunk at each of the (up to four)
     smallest sizes, and for a net of equal blocks, such as a vision transformer, four blocks at even distances.
+    Both must hold a sixth of the net's modules, so that no stem or part of a block is taken for them.
 
     Args:
         layout: what the dry runs cannot tell, for all stages or by name: "map" (channels first), "map_last",
@@ -182,33 +183,45 @@ def _dry_run(
 
 def _choose(net: nn.Module, seen: list[_Seen], readings: Mapping[str, Reading | str]) -> list[str]:
     levels: dict[str, dict[tuple[int, ...], str]] = {}
+    children: dict[str, list[str]] = {}
     for module in seen:
         read = readings[module.name]
         if isinstance(read, str) or read.layout not in ("map", "map_last"):
             continue
-        if _is_pool(net.get_submodule(module.name)):
+        # What does not grow with the images comes after the pooling, as a head of 1 x 1 convolutions.
+        if _is_pool(net.get_submodule(module.name)) or module.shape == module.taller:
             continue
         size = module.shape[2:] if read.layout == "map" else module.shape[1:3]
-        last = levels.setdefault(module.name.rpartition(".")[0], {})
+        parent = module.name.rpartition(".")[0]
+        children.setdefault(parent, []).append(module.name)
+        last = levels.setdefault(parent, {})
         last.pop(size, None)
         last[size] = module.name
     # The trunk is the container whose children have the most sizes; inside a stage there is only one or two.
-    trunk = max(levels.values(), key=len, default={})
+    large = [sizes for parent, sizes in levels.items() if _is_large(children[parent], seen)]
+    trunk = max(large, key=len, default={})
     if len(trunk) > 1:
         return list(trunk.values())[-4:]
-    chain = _longest_chain([module for module in seen if not isinstance(readings[module.name], str)])
+    chain = _longest_chain([m for m in seen if not isinstance(readings[m.name], str)], seen)
     if len(chain) < 2:
-        raise ValueError('no stages found by "auto"; name them: ' + ", ".join(m.name for m in seen))
+        names = _readable({m.name: None for m in seen})
+        raise ValueError('no stages found by "auto"; name them: ' + ", ".join(names))
     wanted = min(4, len(chain))
     return [chain[round((i + 1) * len(chain) / wanted) - 1] for i in range(wanted)]
 
 
-def _longest_chain(seen: list[_Seen]) -> list[str]:
+def _longest_chain(read: list[_Seen], seen: list[_Seen]) -> list[str]:
     """Names of the most numerous brothers with outputs of one shape: the blocks of a transformer or an MLP."""
-    chains: dict[tuple, list[str]] = {}
-    for module in seen:
+    chains: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for module in read:
         chains.setdefault((module.name.rpartition(".")[0], module.shape), []).append(module.name)
-    return max(chains.values(), key=len, default=[])
+    return max((names for names in chains.values() if _is_large(names, seen)), key=len, default=[])
+
+
+def _is_large(names: list[str], seen: list[_Seen]) -> bool:
+    """Whether a sixth of the net or more lies in these modules: a stem, or a block's layers, are no trunk."""
+    within = tuple(f"{name}." for name in names)
+    return 6 * sum(f"{module.name}.".startswith(within) for module in seen) >= len(seen)
 
 
 def _is_pool(module: nn.Module) -> bool:
