@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from corsd import data, methods, run, train
+from corsd import data, methods, run, train, training_step
 from corsd.config import PRESETS, TrainConfig
 from corsd.needs import NEEDS
 from corsd.train import train_cell
 from safetensors.torch import load_file, save_file
+from shared_core.run import loop
 from shared_core.run.config import ConfigError
 from shared_core.run.idle import is_changed, keys_of, refuse_idle
 
@@ -56,7 +57,7 @@ ACTS = {
     "accumulate": (2, {}),
     "clip_grad_norm": (1e-3, {}),
     "label_smoothing": (0.3, {"method": "label_smoothing"}),
-    "log_every": (2, {}),
+    "log_every": (3, {"epochs": 2}),
     "evaluate_every": (1, {"validation": 0.25, "epochs": 2}),
     "checkpoint_every": (1, {}),
     "optim.lr": (0.01, {}),
@@ -172,11 +173,11 @@ HANDED_ON = {
     "on_bad": ("skip", {}, (data, "open_dataset"), lambda a, s: s["on_bad"]),
     "pretrained": (True, {}, (train, "open_net"), lambda a, s: a[4]),
     "device": ("auto", {}, (train, "join"), lambda a, s: a[0]),
-    "on_nonfinite": ("skip", {}, (train, "FiniteGuard"), lambda a, s: a[0]),
+    "on_nonfinite": ("skip", {}, (training_step, "FiniteGuard"), lambda a, s: a[0]),
     "workers": (1, {}, (train, "make_loader"), lambda a, s: s["workers"]),
     "threads": (2, {}, (torch, "set_num_threads"), lambda a, s: a[0]),
-    "channels_last": (False, {}, (train, "layout"), lambda a, s: a[0].channels_last),
-    "tracker": ("tensorboard", {}, (train, "MetricsLog"), lambda a, s: a[1]),
+    "channels_last": (False, {}, (training_step, "layout"), lambda a, s: a[0].channels_last),
+    "tracker": ("tensorboard", {}, (loop, "MetricsLog"), lambda a, s: a[1]),
     "compile": (True, {}, (torch.nn.Module, "compile"), lambda a, s: True),
     "relations.gather": (True, {}, (methods, "Distiller"), lambda a, s: a[6]),
     "controls": (["ce"], {}, (run, "cells_of"), lambda a, s: a[0].controls),
