@@ -72,3 +72,18 @@ def test_the_notebook_holds_every_trial(trials) -> None:
     page = trials.NOTEBOOK.read_text(encoding="utf-8")
     for setting in trials.TRIALS:
         assert trials.listed(setting) in page, "run python -m benchmarks.corsd.trials"
+
+
+def test_the_words_of_the_notebook_say_what_the_trials_say(trials) -> None:
+    found = {name: f"{accuracy:.2f}" for accuracy, _, _, name in trials.means("S")}
+    words = trials.NOTEBOOK.read_text(encoding="utf-8").split("### Setting S")[0]
+    best, control = (
+        "corsd v2, rate 0.2, decay 0.002, mixing off, ensemble 0.5",
+        "cross-entropy, rate 0.1, decay 0.005",
+    )
+    for name in (
+        *(best, control, "cross-entropy, rate 0.1, decay 0.0005"),
+        *("deep supervision, rate 0.2, decay 0.002", "mixup, rate 0.2, decay 0.001"),
+    ):
+        assert found[name] in words, name
+    assert f"+{float(found[best]) - float(found[control]):.2f}" in words

@@ -137,7 +137,7 @@ def opened(given: argparse.Namespace, train: Images, classes: int, device: torch
 
 def epoch_seconds(name: str, settings: dict[str, Any], train: Images, classes: int) -> float:
     """Seconds of an epoch, from ten steps after the compiler is through."""
-    run = begun(name, 0, settings | {"epochs": 1}, train, classes)
+    run = begun(name, 0, settings | {"epochs": 1}, train, classes, spare=20)
     batches = steps(train, settings["batch"], 0, 0)
     rounds = []
     for _ in range(2):  # the first compiles
@@ -162,8 +162,8 @@ class Run(NamedTuple):
     schedule: Any
 
 
-def begun(name: str, seed: int, settings: dict[str, Any], train: Images, classes: int) -> Run:
-    """A net, its method, optimizer and one-cycle schedule at their first step."""
+def begun(name: str, seed: int, settings: dict[str, Any], train: Images, classes: int, spare: int = 0) -> Run:
+    """A net, its method, optimizer and one-cycle schedule at their first step; ``spare`` steps may come on top."""
     torch.manual_seed(seed)
     device, recipe = train.x.device, RECIPES[name]
     net = small_resnet([2, 2, 2, 2], settings["width"], classes)
@@ -174,7 +174,7 @@ def begun(name: str, seed: int, settings: dict[str, Any], train: Images, classes
         method.parameters(), lr=recipe.rate, momentum=0.9, weight_decay=recipe.decay, nesterov=True
     )
     total = settings["epochs"] * (len(train.y) // settings["batch"])
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=max(total, 10) + 20)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=total + 1 + spare)
     return Run(net, method.train(), optimizer, schedule)
 
 

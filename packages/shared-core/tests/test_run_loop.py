@@ -160,6 +160,12 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
         pass
 
 
+def test_a_loop_that_is_not_open_says_so(tmp_path):
+    loop = Loop(RunFolder(tmp_path), STEPS, {})
+    with pytest.raises(RuntimeError, match="with Loop"):
+        next(iter(loop))
+
+
 def two(folder: str) -> tuple[int, int, list[int]]:
     """Rank 1 alone is told to stop in step 2."""
     from shared_core.ops.gather import rank

@@ -122,7 +122,8 @@ class Loop:
         self._open.__exit__(kind, error, trace)
 
     def __iter__(self) -> Iterator[int]:
-        assert self._bar is not None, "enter the loop with `with` first"
+        if self._bar is None:
+            raise RuntimeError("the loop is not open: write `with Loop(...) as loop:` around its `for`")
         while self.done < self.steps:
             self._step = self.done + 1
             yield self.done
