@@ -29,6 +29,14 @@ def test_a_new_run(tmp_path):
         assert run.finished()
 
 
+@pytest.mark.parametrize("name", ["file", "file/inside"])
+def test_a_file_is_no_run_folder(tmp_path, name):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RunFolderError, match="is a file, or lies in one: choose a folder"):
+        RunFolder(tmp_path / name).open({})
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_finished_run_is_not_touched(tmp_path):
     with RunFolder(tmp_path).open(Train()) as run:
         write_json(run.result, {})

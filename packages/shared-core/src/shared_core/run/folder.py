@@ -39,10 +39,13 @@ class RunFolder:
         `config` is a pydantic model or a dict of plain values; fields named in `ignore` may differ on resume.
         `resume=True` on a folder without a run starts one.  In a distributed run only rank 0 opens it.
 
-        Raises RunFolderError if another process runs in it, if it holds a finished run, an unfinished one
-        without `resume`, or one with another configuration.
+        Raises RunFolderError if it is a file, if another process runs in it, if it holds a finished run, an
+        unfinished one without `resume`, or one with another configuration.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise RunFolderError(f"{self.path} is a file, or lies in one: choose a folder") from error
         self._take_lock()
         try:
             values = config if isinstance(config, dict) else config.model_dump(mode="json")
